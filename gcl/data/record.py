@@ -1,0 +1,71 @@
+"""What a product row is: text fields, encoded images, and the reasons for which a row is refused.
+
+A row is a flat JSON object and image bytes. `item_id` names the product, `query` (or any text field) the query,
+`score` how relevant the product is to the query (optional).
+"""
+
+import io
+import re
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+ITEM_ID = "item_id"
+SCORE = "score"
+
+# A tag such as <br> or </b>, or an entity such as &amp; or &#39;.
+HTML = re.compile(r"</?[a-zA-Z][^<>]*>|&(?:[a-zA-Z]{2,8}|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
+REPLACEMENT_CHARACTER = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One product row."""
+
+    fields: dict[str, str | float]  # the JSON object: item_id, title, query, score, ...
+    images: dict[str, bytes]  # field name -> encoded image file
+    origin: str = ""  # where it stood in the source, such as "products.csv:17"
+
+    @property
+    def item_id(self) -> str:
+        return str(self.fields[ITEM_ID])
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A row that is not written, and why."""
+
+    origin: str  # where it stood in the source, such as "products.csv:17"
+    reason: str  # one of a small set, counted: "missing image", "empty title", ...
+    detail: str = field(default="")
+
+
+def refusal_of(record: Record, required: list[str]) -> Refusal | None:
+    """The first reason not to write `record`, or None.
+
+    Checks: an item_id; every required text field non-empty; no HTML and no wrongly decoded characters in any text;
+    every image decodes to its last byte.
+    """
+    text = {name: value for name, value in record.fields.items() if isinstance(value, str)}
+    for name in (ITEM_ID, *required):
+        if name not in record.images and not str(record.fields.get(name, "")).strip():
+            return Refusal(record.origin, f"empty {name}")
+    for name, value in text.items():
+        if REPLACEMENT_CHARACTER in value:
+            return Refusal(record.origin, "wrong encoding", f"{name}: {value[:80]}")
+        if HTML.search(value):
+            return Refusal(record.origin, "HTML in text", f"{name}: {value[:80]}")
+    for name, encoded in record.images.items():
+        if problem := image_problem(encoded):
+            return Refusal(record.origin, "bad image", f"{name}: {problem}")
+    return None
+
+
+def image_problem(encoded: bytes) -> str | None:
+    """Why these bytes are not a whole image, or None."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return str(error)
+    return None

@@ -1,0 +1,183 @@
+"""Tar shards in WebDataset's convention with an index, written once and read by sample number.
+
+A folder written by `gcl prepare` holds, for each split, `train-000000.tar` with its index `train-000000.npy` (the byte
+offset at which each sample starts, and the end of the last one) and one `manifest.json` for all splits.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset
+
+from gcl.data.record import Record
+from gcl.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file: its name in the folder, how many samples and bytes it holds, and its digest."""
+
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+class ShardWriter:
+    """Writes the records of one split into numbered shards of at most `samples_per_shard`."""
+
+    def __init__(self, folder: Path, split: str, samples_per_shard: int) -> None:
+        self.folder, self.split, self.samples_per_shard = folder, split, samples_per_shard
+        self.shards: list[Shard] = []
+        self.samples = 0
+        self._tar: webdataset.TarWriter | None = None
+        self._in_shard = 0
+
+    def write(self, record: Record) -> None:
+        if self._tar is None:
+            # mtime fixed: the same rows give the same bytes.
+            self._tar = webdataset.TarWriter(str(self._path()), mtime=0, user="gcl", group="gcl")
+        sample: dict[str, Any] = {
+            "__key__": f"{self.samples:09d}",
+            "json": json.dumps(record.fields, ensure_ascii=False, sort_keys=True).encode(),
+        }
+        sample |= {f"{name}.{image_suffix(encoded)}": encoded for name, encoded in sorted(record.images.items())}
+        self._tar.write(sample)
+        self.samples += 1
+        self._in_shard += 1
+        if self._in_shard == self.samples_per_shard:
+            self.close()
+
+    def close(self) -> None:
+        """End the shard being written, and index it."""
+        if self._tar is None:
+            return
+        self._tar.close()
+        path = self._path()
+        np.save(path.with_suffix(".npy"), sample_offsets(path))
+        self.shards.append(Shard(path.name, self._in_shard, path.stat().st_size, file_sha256(path)))
+        self._tar, self._in_shard = None, 0
+
+    def _path(self) -> Path:
+        return self.folder / f"{self.split}-{len(self.shards):06d}.tar"
+
+
+def image_suffix(encoded: bytes) -> str:
+    """jpg, png, webp or gif, by the file's first bytes."""
+    if encoded[:4] == b"\x89PNG":
+        return "png"
+    if encoded[8:12] == b"WEBP":
+        return "webp"
+    return "gif" if encoded[:4] == b"GIF8" else "jpg"
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sample_offsets(tar: Path) -> np.ndarray:
+    """Where each sample starts in a tar, and where the last one ends: (samples + 1,) int64 byte offsets."""
+    offsets: list[int] = []
+    key = None
+    with tarfile.open(tar) as archive:
+        for member in archive:
+            member_key = member.name.split(".", 1)[0]
+            if member_key != key:
+                offsets.append(member.offset)
+                key = member_key
+            end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return np.array([*offsets, end] if offsets else [0], dtype=np.int64)
+
+
+def write_manifest(folder: Path, splits: dict[str, list[Shard]], facts: dict[str, Any]) -> None:
+    """Write manifest.json: the shards of each split, beside `facts` on where they came from."""
+    shards = {split: [asdict(shard) for shard in listed] for split, listed in splits.items()}
+    temporary = folder / (MANIFEST + ".tmp")
+    temporary.write_text(json.dumps({**facts, "splits": shards}, indent=1, ensure_ascii=False) + "\n")
+    temporary.rename(folder / MANIFEST)
+
+
+class ShardReader:
+    """The samples of one split, read by number from any process.
+
+    Raises:
+        UserError: no manifest, no such split, or a shard that is missing or of another size than the manifest says.
+    """
+
+    def __init__(self, folder: str | Path, split: str) -> None:
+        self.folder, self.split = Path(folder), split
+        manifest = self.folder / MANIFEST
+        if not manifest.is_file():
+            raise UserError(f"{self.folder} holds no {MANIFEST}; write shards there with `gcl prepare source=catalog "
+                            f"source.path=DIR output_dir={self.folder}`")
+        splits = json.loads(manifest.read_text())["splits"]
+        if not splits.get(split):
+            raise UserError(f"split {split!r} of {self.folder} is empty or absent; it has "
+                            f"{', '.join(name for name in splits if splits[name]) or 'no rows at all'}")
+        self.shards = [Shard(**shard) for shard in splits[split]]
+        for shard in self.shards:
+            self._check(shard)
+        self._offsets = [np.load((self.folder / s.file).with_suffix(".npy"), allow_pickle=False) for s in self.shards]
+        self._starts = np.cumsum([0] + [shard.samples for shard in self.shards])
+        self._files: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, number: int) -> Record:
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        start, end = self._offsets[shard][number - self._starts[shard] :][:2]
+        return record_from_tar(os.pread(self._descriptor(shard), int(end - start), int(start)), f"{self.split}:{number}")
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[number] for number in range(len(self)))
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the split's content and order."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:16]
+
+    def _check(self, shard: Shard) -> None:
+        path = self.folder / shard.file
+        if path.parent.resolve() != self.folder.resolve():
+            raise UserError(f"shard {shard.file!r} of {self.folder / MANIFEST} lies outside its folder; run gcl prepare again")
+        for part in (path, path.with_suffix(".npy")):
+            if not part.is_file():
+                raise UserError(f"shard {part} is missing, but {MANIFEST} lists it; copy it back or run gcl prepare again")
+        if path.stat().st_size != shard.bytes:
+            raise UserError(f"shard {path} has {path.stat().st_size} bytes where {MANIFEST} says {shard.bytes}; "
+                            "copy it again or run gcl prepare again")
+
+    def _descriptor(self, shard: int) -> int:
+        # One descriptor for each process: pread needs no shared position, and a forked worker opens its own.
+        key = (os.getpid(), shard)
+        if key not in self._files:
+            self._files[key] = os.open(self.folder / self.shards[shard].file, os.O_RDONLY)
+        return self._files[key]
+
+
+def record_from_tar(span: bytes, origin: str) -> Record:
+    """The record whose members are the tar entries in `span`."""
+    fields: dict[str, str | float] = {}
+    images: dict[str, bytes] = {}
+    with tarfile.open(fileobj=io.BytesIO(span + b"\0" * 2 * tarfile.BLOCKSIZE)) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            assert content is not None, f"{member.name} is no regular file"
+            field, _, _ = member.name.split(".", 1)[1].rpartition(".")
+            if field:
+                images[field] = content.read()
+            else:
+                fields = json.load(content)
+    return Record(fields, images, origin)
