@@ -15,6 +15,7 @@ SCORE = "score"
 
 # A tag such as <br> or </b>, or an entity such as &amp; or &#39;.
 HTML = re.compile(r"</?[a-zA-Z][^<>]*>|&(?:[a-zA-Z]{2,8}|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # the formats that are opened; others would start more of Pillow than is safe
 REPLACEMENT_CHARACTER = "\ufffd"
 
 
@@ -64,7 +65,7 @@ def refusal_of(record: Record, required: list[str]) -> Refusal | None:
 def image_problem(encoded: bytes) -> str | None:
     """Why these bytes are not a whole image, or None."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return str(error)

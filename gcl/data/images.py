@@ -1,0 +1,101 @@
+"""Encoded image bytes to uint8 pixels, and augmentation seeded by sample."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from gcl.data.record import IMAGE_FORMATS
+
+MAX_PIXELS = 64_000_000  # larger images are not decoded
+
+
+@dataclass
+class Augmentation:
+    """Random changes to a training image, the same for the same (seed, epoch, sample)."""
+
+    min_area: float = 1.0  # smallest share of the image's area that a random crop keeps; 1: no crop
+    flip: float = 0.0  # probability of a horizontal flip
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Decode an image and bring it to a square of `size` pixels.
+
+    Args:
+        size: side in pixels.
+        interpolation: "bicubic" or "bilinear", antialiased.
+        resize_mode: "squash" to the square, or "shortest" side to `size` and crop the centre.
+        augmentation: applied only where `read` is given a generator.
+    """
+
+    size: int
+    interpolation: str
+    resize_mode: str
+    augmentation: Augmentation | None = None
+
+    def read(self, encoded: bytes, random: np.random.Generator | None = None) -> Tensor:
+        """(3, size, size) uint8.
+
+        Raises:
+            OSError: the bytes are no image, are cut short or hold too many pixels.
+        """
+        image = decode(encoded)
+        if random is not None and self.augmentation is not None:
+            image = augment(image, self.augmentation, random)
+        return self._resize(image).contiguous()
+
+    def _resize(self, image: Tensor) -> Tensor:
+        mode = InterpolationMode(self.interpolation)
+        if self.resize_mode == "squash":
+            return functional.resize(image, [self.size, self.size], mode, antialias=True)
+        shortest = functional.resize(image, [self.size], mode, antialias=True)
+        return functional.center_crop(shortest, [self.size, self.size])
+
+
+def decode(encoded: bytes) -> Tensor:
+    """Any image to (3, height, width) uint8 RGB; transparency on white, EXIF orientation applied.
+
+    Raises:
+        OSError: the bytes are no image, are cut short or hold too many pixels.
+    """
+    try:
+        if encoded[:2] == b"\xff\xd8" and b"Exif" not in encoded[:64]:
+            height, width, colour, _ = simplejpeg.decode_jpeg_header(encoded)
+            if colour in ("YCbCr", "Gray") and height * width <= MAX_PIXELS:
+                return torch.from_numpy(simplejpeg.decode_jpeg(encoded, colorspace="RGB")).permute(2, 0, 1)
+        return decode_with_pillow(encoded)
+    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OSError(f"not a readable image: {error}") from error
+
+
+def decode_with_pillow(encoded: bytes) -> Tensor:
+    with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise OSError(f"{opened.width} x {opened.height} pixels are more than {MAX_PIXELS}")
+        image = ImageOps.exif_transpose(opened)
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def augment(image: Tensor, augmentation: Augmentation, random: np.random.Generator) -> Tensor:
+    """A random crop of at least `min_area` with aspect ratio 3/4 to 4/3, and a random flip."""
+    if augmentation.min_area < 1.0:
+        height, width = image.shape[1:]
+        area = height * width * random.uniform(augmentation.min_area, 1.0)
+        ratio = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3))) * width / height
+        crop_width = min(width, round(np.sqrt(area * ratio)))
+        crop_height = min(height, round(np.sqrt(area / ratio)))
+        top = int(random.integers(0, height - crop_height + 1))
+        left = int(random.integers(0, width - crop_width + 1))
+        image = image[:, top : top + crop_height, left : left + crop_width]
+    if random.random() < augmentation.flip:
+        image = image.flip(2)
+    return image

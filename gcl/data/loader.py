@@ -1,0 +1,55 @@
+"""Batches of a training run, step by step, read ahead by worker processes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from gcl.data.batch import Batch, BatchBuilder
+from gcl.data.images import Augmentation
+from gcl.data.order import SampleOrder, default_lanes
+from gcl.data.shards import ShardReader
+
+
+@dataclass
+class DataSettings:
+    """What a run reads, and how."""
+
+    path: str  # folder written by gcl prepare
+    train_split: str = "train"  # split that is trained on
+    validation_split: str = "validation"  # split that is evaluated during the run
+    workers: int = 2  # worker processes that read, decode and tokenize, per process
+    lanes: int | None = None  # places in the data that a batch reads from; null: gcd(batch_size, 64)
+    window: int = 4096  # samples of a lane that are shuffled together
+    augmentation: Augmentation = field(default_factory=Augmentation)  # of training images
+
+
+def sample_order(reader: ShardReader, settings: DataSettings, batch_size: int, seed: int, processes: int) -> SampleOrder:
+    """The order in which a run reads `reader`, checked against the number of processes."""
+    sizes = tuple(shard.samples for shard in reader.shards)
+    order = SampleOrder(sizes, batch_size, settings.lanes or default_lanes(batch_size), settings.window, seed)
+    order.check_processes(processes)
+    return order
+
+
+
+
+class StepBatches(Dataset[Batch]):
+    """One process's batch of each step, by number: a pure function of (seed, step, process)."""
+
+    def __init__(self, reader: ShardReader, order: SampleOrder, builder: BatchBuilder, workers: int,
+                 process: int, processes: int) -> None:
+        self.reader, self.order, self.builder, self.workers = reader, order, builder, workers
+        self.process, self.processes = process, processes
+
+    def __getitem__(self, step: int) -> Batch:
+        samples = self.order.local_batch(step, self.process, self.processes).tolist()
+        epoch = self.order.epoch(step)
+        randoms = [np.random.default_rng([self.order.seed, epoch, sample]) for sample in samples]
+        return self.builder.build([self.reader[sample] for sample in samples], samples, randoms)
+
+    def from_step(self, start_step: int, max_steps: int) -> Iterator[Batch]:
+        """The batches of the steps from `start_step` up to `max_steps`, read ahead by the workers."""
+        return iter(DataLoader(self, batch_size=None, sampler=range(start_step, max_steps), num_workers=self.workers,
+                               prefetch_factor=2 if self.workers else None))

@@ -1,0 +1,152 @@
+"""`gcl prepare`: a source's rows, checked and split, become tar shards with a manifest.
+
+    gcl prepare source=catalog source.path=DIR output_dir=shards/mine
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gcl.config import load_settings
+from gcl.data.record import Record, Refusal, refusal_of
+from gcl.data.shards import MANIFEST, ShardWriter, write_manifest
+from gcl.errors import UserError
+from gcl.parts import build_as
+
+REFUSED = "refused.jsonl"
+SPLITS = ("train", "validation", "test")
+
+
+class Source(Protocol):
+    """Where rows come from."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Record | Refusal]: ...
+
+
+@dataclass
+class SplitSettings:
+    """How rows are shared among splits: by the hash of one field, so that rows equal in it stay together."""
+
+    by: str = "title"  # field whose value decides
+    validation: float = 0.1  # share of the field's values
+    test: float = 0.0  # share of the field's values
+
+    def __post_init__(self) -> None:
+        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
+            raise UserError(f"split.validation {self.validation} and split.test {self.test} must be shares that leave some for train")
+
+    def split_of(self, record: Record) -> str:
+        """A pure function of the field's value."""
+        value = " ".join(str(record.fields.get(self.by, record.item_id)).casefold().split())
+        place = int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest()) / 2**64
+        if place < self.validation:
+            return "validation"
+        return "test" if place < self.validation + self.test else "train"
+
+
+@dataclass
+class PrepareSettings:
+    """Write a source's rows as tar shards with a manifest; bad rows are counted, listed in refused.jsonl, and bounded."""
+
+    output_dir: str  # folder for the shards
+    source: Any  # where rows come from
+    split: SplitSettings = field(default_factory=SplitSettings)  # how rows are shared among splits
+    required: list[str] = field(default_factory=lambda: ["title", "image"])  # fields without which a row is refused
+    samples_per_shard: int = 1000  # rows of one tar
+    max_refused_share: float = 0.1  # of all rows; more than that is taken for a mistake in the settings
+
+
+def main(arguments: list[str]) -> None:
+    settings = load_settings("prepare", PrepareSettings, arguments)
+    built = build_as(PrepareSettings, settings)
+    prepare(built, facts={"source": settings["source"], "split": settings["split"]})
+
+
+def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
+    """Write the shards under a temporary name, then rename the folder.
+
+    Raises:
+        UserError: the folder is taken, or more rows are refused than allowed (the list of them stays).
+    """
+    output = Path(settings.output_dir)
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"output_dir {output} is not empty; choose another, or remove it first")
+    temporary = output.with_name(output.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    writers = {split: ShardWriter(temporary, split, settings.samples_per_shard) for split in SPLITS}
+    refused = write_rows(settings, writers, temporary / REFUSED)
+    rows = sum(writer.samples for writer in writers.values())
+    total = rows + sum(refused.values())
+    if total == 0 or sum(refused.values()) > settings.max_refused_share * total:
+        listing = output.with_name(output.name + "." + REFUSED)
+        (temporary / REFUSED).rename(listing)
+        shutil.rmtree(temporary)
+        raise UserError(f"{sum(refused.values())} of {total} rows were refused ({reasons(refused)}), more than "
+                        f"max_refused_share={settings.max_refused_share}; nothing was written; see {listing}")
+    write_manifest(temporary, {split: writer.shards for split, writer in writers.items()},
+                   {**facts, "rows": rows, "refused": dict(refused)})
+    if output.exists():
+        output.rmdir()
+    temporary.rename(output)
+    print_summary(output, writers, refused)
+
+
+def write_rows(settings: PrepareSettings, writers: dict[str, ShardWriter], listing: Path) -> Counter[str]:
+    """Write every good row to its split and every bad one to `listing`; returns how many were refused, by reason."""
+    refused: Counter[str] = Counter()
+    seen: set[bytes] = set()
+    with listing.open("w") as file, progress_bar() as progress:
+        task = progress.add_task("prepare", total=len(settings.source))
+        for row in settings.source:
+            checked = row if isinstance(row, Refusal) else check_row(row, settings.required, seen)
+            if isinstance(checked, Refusal):
+                refused[checked.reason] += 1
+                file.write(json.dumps({"origin": checked.origin, "reason": checked.reason, "detail": checked.detail}) + "\n")
+            else:
+                writers[settings.split.split_of(checked)].write(checked)
+            progress.advance(task)
+    for writer in writers.values():
+        writer.close()
+    return refused
+
+
+def check_row(record: Record, required: list[str], seen: set[bytes]) -> Record | Refusal:
+    """The record itself, or why it is refused; `seen` holds digests of the ids written so far."""
+    if refusal := refusal_of(record, required):
+        return refusal
+    digest = hashlib.blake2b(record.item_id.encode(), digest_size=16).digest()
+    if digest in seen:
+        return Refusal(record.origin, "duplicate item_id", record.item_id)
+    seen.add(digest)
+    return record
+
+
+def reasons(refused: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
+
+
+def progress_bar() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                    console=Console(stderr=True))
+
+
+def print_summary(output: Path, writers: dict[str, ShardWriter], refused: Counter[str]) -> None:
+    table = Table("split", "rows", "shards", title=str(output / MANIFEST))
+    for split, writer in writers.items():
+        table.add_row(split, str(writer.samples), str(len(writer.shards)))
+    console = Console()
+    console.print(table)
+    if refused:
+        console.print(f"refused {sum(refused.values())} rows ({reasons(refused)}); listed in {output / REFUSED}")

@@ -1,0 +1,84 @@
+"""An image tower and a text tower with one embedding space: fields of a batch in, normalised embeddings out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+Tokenizer = Callable[[list[str]], Tensor]  # texts -> (texts, context_length) int64
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How an image becomes the image tower's input, in open_clip's terms."""
+
+    size: int  # pixels, square
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str  # "bicubic" or "bilinear"
+    resize_mode: str  # "squash" to the square, or "shortest" side and centre crop
+
+
+class Embeddings(NamedTuple):
+    """What a dual encoder returns for a batch."""
+
+    fields: dict[str, Tensor]  # field -> (rows, dim) float32, L2-normalised
+    logit_scale: Tensor  # (1,) the factor itself, not its logarithm
+    logit_bias: Tensor  # (1,) 0 where the start has none
+
+
+class DualEncoder(nn.Module):
+    """An open_clip model together with all that feeding it needs.
+
+    Args:
+        network: an open_clip model with encode_image, encode_text, logit_scale and, for a sigmoid start, logit_bias.
+        tokenizer: open_clip's tokenizer for it.
+        image: how its images are prepared.
+        architecture: open_clip's model config, as its JSON files hold it.
+        name: open_clip's name of the architecture.
+    """
+
+    def __init__(self, network: nn.Module, tokenizer: Tokenizer, image: ImageSettings, architecture: dict[str, Any],
+                 name: str) -> None:
+        super().__init__()
+        self.network = network
+        self.tokenizer, self.image, self.architecture, self.name = tokenizer, image, architecture, name
+        self.register_buffer("pixel_mean", torch.tensor(image.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(image.std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def dim(self) -> int:
+        return int(self.architecture["embed_dim"])
+
+    def forward(self, images: dict[str, Tensor], texts: dict[str, Tensor]) -> Embeddings:
+        """Encode every field once.
+
+        Args:
+            images: field -> (rows, 3, size, size) uint8.
+            texts: field -> (rows, context_length) int64 token ids.
+        """
+        fields = {name: self._normalized(self.network.encode_image(self._pixels(image))) for name, image in images.items()}
+        fields |= {name: self._normalized(self.network.encode_text(tokens)) for name, tokens in texts.items()}
+        # Times 1: a parameter returned as it is would not pass through DDP's gradient hooks.
+        scale = self.network.logit_scale.float().exp().reshape(1)
+        bias = self.network.logit_bias
+        return Embeddings(fields, scale, torch.zeros_like(scale) if bias is None else bias.float().reshape(1) * 1)
+
+    def train(self, mode: bool = True) -> "DualEncoder":
+        """Training mode, with batch norm's statistics kept: processes and micro-batches must see the same model."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, BATCH_NORM):
+                module.eval()
+        return self
+
+    def _pixels(self, image: Tensor) -> Tensor:
+        return (image.float() / 255 - self.pixel_mean) / self.pixel_std
+
+    def _normalized(self, features: Tensor) -> Tensor:
+        return functional.normalize(features.float(), dim=-1)

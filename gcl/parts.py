@@ -1,0 +1,188 @@
+"""Parts: what a config names by `_target_`, checked against its constructor and then made.
+
+The constructor's parameters are the schema: names, types, defaults, and the comment behind each, which becomes its
+help. Nothing is declared twice.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from gcl.errors import UserError
+
+TARGET = "_target_"
+REQUIRED = "???"  # OmegaConf's mark for a value that must be given
+PARAMETER_COMMENT = re.compile(r"^\s*(\w+)\s*:.*?\s#\s(.*)$", re.MULTILINE)
+
+Settings = dict[str, Any]
+Schema = Callable[..., Any]
+
+
+def check(settings: Settings, schema: Schema, path: str = "", only_gcl: bool = False) -> Settings:
+    """`settings` checked against the parameters of `schema`, with defaults filled in; nested parts likewise.
+
+    Args:
+        path: what stands before the names in messages, such as "train.".
+        only_gcl: allow only parts defined in gcl: for settings that came with a checkpoint, not from the user.
+
+    Raises:
+        UserError: an unknown, missing or wrongly typed setting; a `_target_` that cannot be found.
+    """
+    parameters = parameters_of(schema)
+    hints = type_hints(schema)
+    checked: Settings = {TARGET: settings[TARGET]} if TARGET in settings else {}
+    for key in settings:
+        if key != TARGET and key not in parameters:
+            raise UserError(f"unknown setting {path}{key}{suggestion(key, path, parameters, settings)}; --help lists them all")
+    for name, parameter in parameters.items():
+        if is_unset(settings.get(name, parameter.default)):
+            raise UserError(f"{path}{name} must be set{explained(schema, name)}")
+        if name in settings:
+            checked[name] = check_value(settings[name], hints[name], f"{path}{name}", only_gcl)
+        else:
+            checked[name] = plain_default(schema, name, parameter)
+    return checked
+
+
+def check_value(value: Any, hint: Any, path: str, only_gcl: bool) -> Any:
+    """One value, checked against its type; a part or a settings dataclass is checked by its own constructor."""
+    if is_part(value):
+        return check(value, locate(value[TARGET], path, only_gcl), f"{path}.", only_gcl)
+    if isinstance(value, dict) and any(is_part(inner) for inner in value.values()):
+        return {key: check_value(inner, Any, f"{path}.{key}", only_gcl) for key, inner in value.items()}
+    if (inner := dataclass_of(hint)) and isinstance(value, dict):
+        return check(value, inner, f"{path}.", only_gcl)
+    if inner and isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return [check(item, inner, f"{path}[{i}].", only_gcl) for i, item in enumerate(value)]
+    if hint is Any or not is_plain(hint):
+        if value is None or hint is Any:
+            return value
+        raise UserError(f"{path}={value!r} is no part; choose one by group, such as {path.rpartition('.')[2]}=NAME")
+    try:
+        adapter = pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(coerce_numbers_to_str=True))
+        return adapter.dump_python(adapter.validate_python(value))
+    except pydantic.ValidationError as error:
+        rule = error.errors()[0]["msg"].removeprefix("Input ").removeprefix("Value ")
+        raise UserError(f"{path}={value!r} does not fit: it {rule}") from error
+
+
+def parameters_of(schema: Schema) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(schema).parameters)
+
+
+def is_unset(value: Any) -> bool:
+    return value is inspect.Parameter.empty or value == REQUIRED
+
+
+def check_parts(settings: Settings) -> Settings:
+    """Settings that came with a checkpoint, every part of them checked and allowed only where it is gcl's own."""
+    return {name: check_value(value, Any, name, only_gcl=True) for name, value in settings.items()}
+
+
+def is_part(value: Any) -> bool:
+    return isinstance(value, dict) and TARGET in value
+
+
+def is_plain(hint: Any) -> bool:
+    """Whether a type is written in a yaml as it stands: numbers, text, lists and dicts of them."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is not None:
+        arguments = [a for a in typing.get_args(hint) if isinstance(a, type) or typing.get_origin(a)]
+        return all(is_plain(argument) for argument in arguments)
+    return hint in (int, float, str, bool, list, dict, type(None), Path)
+
+
+def type_hints(schema: Schema) -> dict[str, Any]:
+    function = schema.__init__ if inspect.isclass(schema) else schema
+    return typing.get_type_hints(function, include_extras=True)
+
+
+def plain_default(schema: Schema, name: str, parameter: inspect.Parameter) -> Any:
+    """A parameter's default as it would stand in a yaml."""
+    if dataclasses.is_dataclass(schema):
+        field = next(field for field in dataclasses.fields(schema) if field.name == name)
+        if field.default_factory is not dataclasses.MISSING:
+            made = field.default_factory()
+            return dataclasses.asdict(made) if dataclasses.is_dataclass(made) else made
+    return parameter.default
+
+
+def locate(target: Any, path: str, only_gcl: bool) -> Schema:
+    """The class or function that a `_target_` names.
+
+    Raises:
+        UserError: there is none, or it is not defined in gcl where only gcl's own may be used.
+    """
+    module_name, _, name = str(target).rpartition(".")
+    if only_gcl and not module_name.startswith("gcl."):
+        raise UserError(f"{path}.{TARGET}={target} lies outside gcl; settings that come with a checkpoint may only name gcl's parts")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}.{TARGET}={target} cannot be imported ({error}); write it as module.Class") from error
+    if only_gcl and not str(getattr(found, "__module__", "")).startswith("gcl."):
+        raise UserError(f"{path}.{TARGET}={target} is not gcl's own; settings that come with a checkpoint may only name gcl's parts")
+    return typing.cast(Schema, found)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """', did you mean X?' for the nearest of `names`, or nothing."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def suggestion(key: str, path: str, parameters: Any, settings: Settings) -> str:
+    """The nearest setting on the same level, or one of that name a level below."""
+    if close := nearest(f"{path}{key}", [f"{path}{name}" for name in parameters]):
+        return close
+    below = [f"{path}{group}.{key}" for group, inner in settings.items() if is_part(inner)
+             and key in parameters_of(locate(inner[TARGET], group, False))]
+    return f", did you mean {below[0]}?" if below else ""
+
+
+def build(part: Settings) -> Any:
+    """Make the object that a checked part describes; parts and settings inside it are made first."""
+    return build_as(locate(part[TARGET], "", False), part)
+
+
+def build_as(schema: Schema, settings: Settings) -> Any:
+    """Call `schema` with checked settings, made into what its parameters ask for."""
+    hints = type_hints(schema)
+    return schema(**{name: build_value(value, hints[name]) for name, value in settings.items() if name != TARGET})
+
+
+def build_value(value: Any, hint: Any) -> Any:
+    """A part, a settings dataclass or a list or dict of them made; anything else as it is."""
+    if is_part(value):
+        return build(value)
+    if isinstance(value, list) and (inner := dataclass_of(hint)):
+        return [build_as(inner, item) for item in value]
+    if isinstance(value, dict):
+        inner = dataclass_of(hint)
+        return build_as(inner, value) if inner else {key: build_value(item, Any) for key, item in value.items()}
+    return value
+
+
+def dataclass_of(hint: Any) -> Schema | None:
+    """The dataclass that a type is, or holds: X, X | None, list[X]."""
+    return next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h) and inspect.isclass(h)), None)
+
+
+def comments(schema: Schema) -> dict[str, str]:
+    """The comment behind each parameter in the source of `schema`."""
+    has_own_init = inspect.isclass(schema) and not dataclasses.is_dataclass(schema)
+    source = inspect.getsource(schema.__init__ if has_own_init else schema)  # type: ignore[misc]
+    return dict(PARAMETER_COMMENT.findall(source))
+
+
+def explained(schema: Schema, name: str) -> str:
+    comment = comments(schema).get(name)
+    return f": {comment}" if comment else ""

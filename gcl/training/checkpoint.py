@@ -1,0 +1,96 @@
+"""Checkpoints: written under a temporary name, renamed, and marked COMPLETE last."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from gcl.distributed import barrier
+from gcl.errors import UserError
+from gcl.training.run import step_name
+
+COMPLETE = "COMPLETE"
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What decides which sample comes when; a run may only be resumed with the same."""
+
+    seed: int
+    batch_size: int
+    lanes: int
+    window: int
+    train_data: str  # digest of the shards
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: RUN/checkpoints.
+        fingerprint: saved with each, compared at resume.
+        keep: how many of the last ones stay.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Fingerprint, keep: int) -> None:
+        self.folder, self.fingerprint, self.keep = folder, fingerprint, keep
+
+    def save(self, accelerator: Accelerator, step: int) -> None:
+        """Save model, optimizer and random states after `step` steps (all ranks participate)."""
+        final = self.folder / step_name(step)
+        temporary = final.with_name(final.name + ".tmp")
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(final, ignore_errors=True)  # one without COMPLETE, from a run that was killed here
+            temporary.mkdir(parents=True)
+        barrier()
+        accelerator.save_state(str(temporary))
+        barrier()
+        if accelerator.is_main_process:
+            (temporary / STATE).write_text(json.dumps({"step": step, **asdict(self.fingerprint)}, indent=1) + "\n")
+            temporary.rename(final)
+            (final / COMPLETE).touch()
+            for old in complete_checkpoints(self.folder)[: -self.keep]:
+                (old / COMPLETE).unlink()
+                shutil.rmtree(old)
+        barrier()
+
+    def resume(self, accelerator: Accelerator) -> int:
+        """Load the last complete checkpoint; the steps it has taken, 0 when there is none (all ranks participate).
+
+        Raises:
+            UserError: it belongs to another order of samples, or cannot be read.
+        """
+        found = complete_checkpoints(self.folder)
+        if not found:
+            return 0
+        state = read_state(found[-1])
+        for name, value in asdict(self.fingerprint).items():
+            if state.get(name) != value:
+                raise UserError(f"{found[-1]} was trained with {name}={state.get(name)}, this command says {value}; "
+                                "resume with the same, or start anew in another output_dir")
+        try:
+            accelerator.load_state(str(found[-1]))
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            raise UserError(f"checkpoint {found[-1]} cannot be loaded: {first_line(error)}; remove it to resume from the one before") from error
+        return int(state["step"])
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints whose marker was written, oldest first."""
+    return sorted(marker.parent for marker in folder.glob(f"step_????????/{COMPLETE}"))
+
+
+def read_state(checkpoint: Path) -> dict[str, int | str]:
+    try:
+        state: dict[str, int | str] = json.loads((checkpoint / STATE).read_text())
+        return state
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint {checkpoint} cannot be read: {first_line(error)}; remove it to resume from the one before") from error
+
+
+def first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

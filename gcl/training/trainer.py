@@ -1,0 +1,132 @@
+"""The training loop: batches in, steps taken, and what was learned logged, evaluated and saved."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from gcl.data.batch import Batch
+from gcl.data.loader import StepBatches
+from gcl.distributed import all_sum
+from gcl.errors import UserError
+from gcl.losses.objective import Loss
+from gcl.training.checkpoint import Checkpoints
+from gcl.training.evaluation import Evaluation
+from gcl.training.optim import OptimSettings, set_lr
+from gcl.training.run import RunDirectory
+from gcl.training.tracking import Tracker
+
+
+@dataclass
+class TrainSettings:
+    """How long a run is and what it does on the way."""
+
+    max_steps: int = 1000  # optimizer steps
+    batch_size: int = 128  # global: what the loss sees
+    precision: Literal["float32", "bf16"] = "float32"  # of the towers' matrix products; the loss is always float32
+    grad_clip_norm: float = 1.0  # of all gradients together; 0: no clipping
+    log_every: int = 10  # steps between lines of metrics.jsonl
+    eval_every: int = 500  # steps between evaluations, beside the one at step 0 and the one at the end
+    save_every: int = 500  # steps between checkpoints, beside the one at the end
+    keep_checkpoints: int = 2  # how many of the last ones stay
+    eval_batch_size: int = 128  # rows encoded at once in evaluations, per process
+    max_undecodable_share: float = 0.05  # of a run's images so far; more stops the run
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "log_every", "eval_every", "save_every", "keep_checkpoints", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name}={getattr(self, name)} must be at least 1")
+
+
+class Trainer:
+    """Takes the steps of a run; it knows no concrete model, loss or source."""
+
+    def __init__(self, accelerator: Accelerator, settings: TrainSettings, optim: OptimSettings, model: nn.Module,
+                 optimizer: torch.optim.Optimizer, loss: Loss, batches: StepBatches, evaluation: Evaluation,
+                 checkpoints: Checkpoints, run: RunDirectory, trackers: list[Tracker]) -> None:
+        self.accelerator, self.settings, self.optim = accelerator, settings, optim
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.loss, self.batches = loss, batches
+        self.evaluation, self.checkpoints, self.run, self.trackers = evaluation, checkpoints, run, trackers
+        self.images, self.undecodable = 0, 0
+
+    def fit(self, settings: dict[str, Any], resume: bool) -> None:
+        """Train from the start, or from the last checkpoint when resuming, to the last step (all ranks participate)."""
+        step = self.checkpoints.resume(self.accelerator) if resume else 0
+        if self.accelerator.is_main_process:
+            self.run.keep_metrics_until(step)
+            for tracker in self.trackers:
+                tracker.begin(self.run.path, settings, step, self.settings.max_steps)
+        batches = self.batches.from_step(step, self.settings.max_steps)
+        while True:
+            self._evaluate_if_due(step)
+            if step == self.settings.max_steps:
+                break
+            started = time.perf_counter()
+            measured = self._take_step(next(batches), step)
+            step += 1
+            self._log_if_due(step, measured, time.perf_counter() - started)
+            if step % self.settings.save_every == 0 or step == self.settings.max_steps:
+                self.checkpoints.save(self.accelerator, step)
+        if self.accelerator.is_main_process:
+            for tracker in self.trackers:
+                tracker.finish()
+
+    def _take_step(self, batch: Batch, step: int) -> dict[str, float]:
+        """One optimizer step on the global batch (all ranks participate)."""
+        torch.manual_seed(step)  # a step's randomness does not depend on the steps before it
+        self._bound_undecodable(batch, step)
+        batch = batch.to(self.accelerator.device)
+        self.model.train()
+        set_lr(self.optimizer, self.optim.lr_at(step, self.settings.max_steps))
+        fields, logit_scale, logit_bias = self.model(batch.images, batch.texts)
+        share = self.loss(fields, batch.present, batch.identities, batch.weight, logit_scale, logit_bias)
+        loss = float(all_sum(share)) / self.accelerator.num_processes
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is {loss} at step {step + 1}; lower optim.lr or set train.precision=float32, then resume=true "
+                            "from the last checkpoint")
+        self.accelerator.backward(share)
+        norm = self._clip_gradients()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"loss": loss, "logit_scale": float(logit_scale.detach()), "logit_bias": float(logit_bias.detach()), "grad_norm": float(norm)}
+
+    def _clip_gradients(self) -> Tensor | float:
+        """The norm of all gradients before they are clipped to `grad_clip_norm`."""
+        limit = self.settings.grad_clip_norm or math.inf
+        norm: Tensor | float = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        return norm
+
+    def _bound_undecodable(self, batch: Batch, step: int) -> None:
+        """Count the images that could not be decoded, and stop when they are too many."""
+        self.images += sum(len(images) for images in batch.images.values())
+        self.undecodable += batch.undecodable
+        if self.undecodable > max(10, self.settings.max_undecodable_share * self.images):
+            raise UserError(f"{self.undecodable} of {self.images} images could not be decoded by step {step + 1}, more than "
+                            f"train.max_undecodable_share={self.settings.max_undecodable_share}; prepare the shards again")
+
+    def _evaluate_if_due(self, step: int) -> None:
+        due = step % self.settings.eval_every == 0 or step == self.settings.max_steps
+        if not due or self.run.evaluation(step).exists():
+            return
+        results = self.evaluation.run(self.model, self.accelerator)
+        if self.accelerator.is_main_process:
+            self.run.write_evaluation(step, results)
+            for tracker in self.trackers:
+                tracker.log_evaluation(step, {name: files["metrics"] for name, files in results.items()})
+
+    def _log_if_due(self, step: int, measured: dict[str, float], seconds: float) -> None:
+        if not self.accelerator.is_main_process or (step % self.settings.log_every and step != self.settings.max_steps):
+            return
+        row = {"step": step, "samples_seen": step * self.settings.batch_size, "epoch": step / self.batches.order.steps_per_epoch,
+               "lr": self.optim.lr_at(step - 1, self.settings.max_steps), **measured,
+               "samples_per_second": self.settings.batch_size / seconds}
+        if self.undecodable:
+            row["undecodable_images"] = self.undecodable
+        self.run.log(row)
+        for tracker in self.trackers:
+            tracker.log(row)
