@@ -8,9 +8,6 @@ CANDIDATES := python3.11 python3.12 python3.13 python3
 SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON = $(shell for p in $(CANDIDATES); do "$$p" -c '$(SUITABLE)' 2>/dev/null && echo "$$p" && break; done)
 
-# accelerate would start a process with one thread.
-THREADS = $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-
 .DELETE_ON_ERROR:
 .PHONY: help venv quickstart test lint
 
@@ -22,13 +19,14 @@ venv: $(INSTALLED)  ## The environment alone: installs what is missing
 quickstart: shards/demo/manifest.json  ## Train, evaluate and report on the embedded catalogue
 	rm -rf runs/quickstart
 	$(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		--num_cpu_threads_per_process $(THREADS) train.py experiment=quickstart output_dir=runs/quickstart
+		train.py experiment=quickstart output_dir=runs/quickstart
 
 test: $(INSTALLED)  ## The test suite; with ARGS='-m slow' the slow tests
 	HF_HUB_OFFLINE=1 $(PY) -m pytest $(ARGS)
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
 shards/demo/manifest.json: | $(INSTALLED)

@@ -1,6 +1,6 @@
 """A training run, from settings to report.
 
-    accelerate launch train.py experiment=quickstart train.max_steps=500
+accelerate launch train.py experiment=quickstart train.max_steps=500
 """
 
 import functools
@@ -69,10 +69,18 @@ def main(arguments: list[str]) -> None:
         reader = ImageReader(model.image.size, model.image.interpolation, model.image.resize_mode, augmentation)
         return BatchBuilder(images, texts, objective.identity_fields, reader, model.tokenizer)
 
-    batches = StepBatches(training_rows, order, batch_builder(objective.fields, data.augmentation), data.workers,
-                          accelerator.process_index, accelerator.num_processes)
+    batches = StepBatches(
+        training_rows,
+        order,
+        batch_builder(objective.fields, data.augmentation),
+        data.workers,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
     evaluated_fields = [*objective.fields, *(name for task in tasks.values() for name in task.fields)]
-    corpus = Corpus(validation_rows, batch_builder(list(dict.fromkeys(evaluated_fields))), train.eval_batch_size, data.workers)
+    corpus = Corpus(
+        validation_rows, batch_builder(list(dict.fromkeys(evaluated_fields))), train.eval_batch_size, data.workers
+    )
     evaluation = Evaluation(corpus, tasks, loss, objective.identity_fields, train.batch_size)
 
     fingerprint = Fingerprint(settings["seed"], train.batch_size, order.lanes, order.window, training_rows.fingerprint)
@@ -80,8 +88,11 @@ def main(arguments: list[str]) -> None:
     trackers = [ConsoleTracker()] + ([build(settings["tracking"])] if settings["tracking"] else [])
     if accelerator.is_main_process:
         run.begin(settings, accelerator.num_processes)
+        model.save_tokenizer(run.tokenizer)
 
-    trainer = Trainer(accelerator, train, optim, model, optimizer, loss, batches, evaluation, checkpoints, run, trackers)
+    trainer = Trainer(
+        accelerator, train, optim, model, optimizer, loss, batches, evaluation, checkpoints, run, trackers
+    )
     trainer.fit(settings, settings["resume"])
 
     if accelerator.is_main_process:

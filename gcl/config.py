@@ -70,9 +70,13 @@ def split_flags(arguments: list[str]) -> tuple[list[str], Path | None]:
             value = argument.partition("=")[2] or next(rest, "")
             config_dir = Path(value).resolve()
             if not value or not config_dir.is_dir():
-                raise UserError(f"--config-dir {value} is no folder; give one laid out like conf/ (experiment/NAME.yaml, ...)")
+                raise UserError(
+                    f"--config-dir {value} is no folder; give one laid out like conf/ (experiment/NAME.yaml, ...)"
+                )
         elif argument.startswith("-") or "=" not in argument.lstrip("~+"):
-            raise UserError(f"{argument!r} is not understood; write key=value, group=option, --config-dir DIR or --help")
+            raise UserError(
+                f"{argument!r} is not understood; write key=value, group=option, --config-dir DIR or --help"
+            )
         else:
             overrides.append(argument)
     return overrides, config_dir
@@ -85,9 +89,11 @@ def compose_settings(verb: str, arguments: list[str], config_dir: Path | None) -
     overrides = OverridesParser.create().parse_overrides(arguments)
     for override in overrides:
         if override.is_sweep_override():
-            raise UserError(f"{override.input_line} lists several values; one run takes one (quote a comma that belongs to the value)")
+            raise UserError(
+                f"{override.input_line} lists several values; one run takes one (quote a comma inside a value)"
+            )
     choices = [override for override in overrides if override.key_or_group in groups or override.is_delete()]
-    lines = [override.input_line for override in choices]
+    lines = [str(override.input_line) for override in choices]
     if config_dir:
         lines.append(f"hydra.searchpath=[file://{config_dir}]")
     else:
@@ -115,11 +121,13 @@ def all_groups(loader: Any, parent: str = "") -> list[str]:
 def check_option(loader: Any, choice: Override) -> None:
     """Refuse a group's option that has no yaml, naming the nearest."""
     options = loader.get_group_options(choice.key_or_group)
-    values = choice.value() if isinstance(choice.value(), list) else [choice.value()]
-    for value in values:
+    chosen: Any = choice.value()
+    for value in chosen if isinstance(chosen, list) else [chosen]:
         if value is not None and not choice.is_delete() and str(value) not in options:
-            raise UserError(f"{choice.input_line}: no such {choice.key_or_group}{nearest(str(value), options)}; "
-                            f"there are {', '.join(options)}")
+            raise UserError(
+                f"{choice.input_line}: no such {choice.key_or_group}{nearest(str(value), options)}; "
+                f"there are {', '.join(options)}"
+            )
 
 
 def first_line(error: Exception) -> str:
@@ -130,7 +138,11 @@ def help_text(verb: str, schema: Schema, settings: Settings) -> str:
     """Usage, the config groups with their options, and every setting with its value and comment."""
     loader = GlobalHydra.instance().config_loader()
     command = "accelerate launch train.py" if verb == "train" else f"gcl {verb}"
-    lines = [f"{command} key=value group=option ... [--config-dir DIR] [--help]", "", *(schema.__doc__ or "").splitlines()]
+    lines = [
+        f"{command} key=value group=option ... [--config-dir DIR] [--help]",
+        "",
+        *(schema.__doc__ or "").splitlines(),
+    ]
     lines += ["", "Groups (choose with group=option):"]
     groups = sorted(set(settings) & set(loader.list_groups("")))
     groups += ["experiment"] if verb == "train" else []

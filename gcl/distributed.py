@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor
 
+from gcl.cpu import keep_memory, use_all_cores
 from gcl.errors import UserError
 
 
@@ -32,7 +33,11 @@ def start_processes(precision: str, timeout_seconds: int = 1800) -> Accelerator:
         raise UserError(
             f"the launcher started {launched} processes, but Accelerate sees {accelerator.num_processes} "
             f"({accelerator.distributed_type.value}); without GPUs start them with "
-            f"`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {launched} train.py ...`")
+            f"`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {launched} train.py ...`"
+        )
+    if accelerator.device.type == "cpu":
+        use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        keep_memory()
     return accelerator
 
 
@@ -85,7 +90,7 @@ class GatherWithGrad(torch.autograd.Function):
         return gather(tensor)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
         rows = gradient.shape[0] // world_size()
         return all_sum(gradient)[rank() * rows : (rank() + 1) * rows]
 

@@ -42,7 +42,9 @@ def check(settings: Settings, schema: Schema, path: str = "", only_gcl: bool = F
     checked: Settings = {TARGET: settings[TARGET]} if TARGET in settings else {}
     for key in settings:
         if key != TARGET and key not in parameters:
-            raise UserError(f"unknown setting {path}{key}{suggestion(key, path, parameters, settings)}; --help lists them all")
+            raise UserError(
+                f"unknown setting {path}{key}{suggestion(key, path, parameters, settings)}; --help lists them all"
+            )
     for name, parameter in parameters.items():
         if is_unset(settings.get(name, parameter.default)):
             raise UserError(f"{path}{name} must be set{explained(schema, name)}")
@@ -110,8 +112,8 @@ def plain_default(schema: Schema, name: str, parameter: inspect.Parameter) -> An
     if dataclasses.is_dataclass(schema):
         field = next(field for field in dataclasses.fields(schema) if field.name == name)
         if field.default_factory is not dataclasses.MISSING:
-            made = field.default_factory()
-            return dataclasses.asdict(made) if dataclasses.is_dataclass(made) else made
+            made: Any = field.default_factory()
+            return dict(vars(made)) if dataclasses.is_dataclass(made) else made
     return parameter.default
 
 
@@ -123,29 +125,36 @@ def locate(target: Any, path: str, only_gcl: bool) -> Schema:
     """
     module_name, _, name = str(target).rpartition(".")
     if only_gcl and not module_name.startswith("gcl."):
-        raise UserError(f"{path}.{TARGET}={target} lies outside gcl; settings that come with a checkpoint may only name gcl's parts")
+        raise UserError(
+            f"{path}.{TARGET}={target} lies outside gcl; settings that come with a checkpoint may only name gcl's parts"
+        )
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{path}.{TARGET}={target} cannot be imported ({error}); write it as module.Class") from error
     if only_gcl and not str(getattr(found, "__module__", "")).startswith("gcl."):
-        raise UserError(f"{path}.{TARGET}={target} is not gcl's own; settings that come with a checkpoint may only name gcl's parts")
+        raise UserError(
+            f"{path}.{TARGET}={target} is not gcl's own; settings that come with a checkpoint may only name gcl's parts"
+        )
     return typing.cast(Schema, found)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """', did you mean X?' for the nearest of `names`, or nothing."""
+    """' (did you mean X?)' for the nearest of `names`, or nothing."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f", did you mean {close[0]}?" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def suggestion(key: str, path: str, parameters: Any, settings: Settings) -> str:
     """The nearest setting on the same level, or one of that name a level below."""
     if close := nearest(f"{path}{key}", [f"{path}{name}" for name in parameters]):
         return close
-    below = [f"{path}{group}.{key}" for group, inner in settings.items() if is_part(inner)
-             and key in parameters_of(locate(inner[TARGET], group, False))]
-    return f", did you mean {below[0]}?" if below else ""
+    below = [
+        f"{path}{group}.{key}"
+        for group, inner in settings.items()
+        if is_part(inner) and key in parameters_of(locate(inner[TARGET], group, False))
+    ]
+    return f" (did you mean {below[0]}?)" if below else ""
 
 
 def build(part: Settings) -> Any:
@@ -178,9 +187,9 @@ def dataclass_of(hint: Any) -> Schema | None:
 
 def comments(schema: Schema) -> dict[str, str]:
     """The comment behind each parameter in the source of `schema`."""
-    has_own_init = inspect.isclass(schema) and not dataclasses.is_dataclass(schema)
-    source = inspect.getsource(schema.__init__ if has_own_init else schema)  # type: ignore[misc]
-    return dict(PARAMETER_COMMENT.findall(source))
+    if inspect.isclass(schema) and not dataclasses.is_dataclass(schema):
+        schema = vars(schema).get("__init__", schema)
+    return dict(PARAMETER_COMMENT.findall(inspect.getsource(schema)))
 
 
 def explained(schema: Schema, name: str) -> str:

@@ -84,21 +84,45 @@ def test_a_quoted_title_may_hold_a_line_break_and_blank_lines_are_passed_over(fo
 
 def test_a_jsonl_file_is_read(folder: Path) -> None:
     rows = [
-        {"id": 12, "title": "Hat", "image": ["a.jpg", "b.jpg"], "colours": ["red", "blue"], "stock": {"Oslo": 3},
-         "price": 19.5, "weight": 2.0, "brand": None, "score": "0.5", "sizes": [], "new": True},
+        {
+            "id": 12,
+            "title": "Hat",
+            "image": ["a.jpg", "b.jpg"],
+            "colours": ["red", "blue"],
+            "stock": {"Oslo": 3},
+            "price": 19.5,
+            "weight": 2.0,
+            "brand": None,
+            "score": "0.5",
+            "sizes": [],
+            "new": True,
+        },
         {"id": "012", "title": "Cap \ud83d\ude00", "image": "b.jpg", "size": "L", "score": "", "brand": None},
     ]
     write(folder, "products.jsonl", "\n\n".join(map(json.dumps, rows)))
     first, second = records(CatalogSource(str(folder)))
-    assert first.fields == {"item_id": "12", "title": "Hat", "colours": "red, blue", "price": "19.5", "weight": "2",
-                            "score": 0.5, "new": "true"}
+    assert first.fields == {
+        "item_id": "12",
+        "title": "Hat",
+        "colours": "red, blue",
+        "price": "19.5",
+        "weight": "2",
+        "score": 0.5,
+        "new": "true",
+    }
     assert second.fields == {"item_id": "012", "title": "Cap \U0001f600", "size": "L"}
     assert first.images["image"] == jpeg(0) and second.origin == "products.jsonl:3"
 
 
 def test_a_parquet_file_is_read(folder: Path) -> None:
-    write_parquet(folder, item_ID=[1.0, 2.0, None], title=["Hat", "Cap", "Bag"], image=["a.jpg", "b.jpg", "a.jpg"],
-                  price=[9.99, float("nan"), 5.0], score=[1, 2, 3])
+    write_parquet(
+        folder,
+        item_ID=[1.0, 2.0, None],
+        title=["Hat", "Cap", "Bag"],
+        image=["a.jpg", "b.jpg", "a.jpg"],
+        price=[9.99, float("nan"), 5.0],
+        score=[1, 2, 3],
+    )
     first, second, third = records(CatalogSource(str(folder)))
     assert first.fields == {"item_id": "1", "title": "Hat", "price": "9.99", "score": 1.0}
     assert second.fields == {"item_id": "2", "title": "Cap", "score": 2.0}
@@ -133,11 +157,27 @@ def test_rows_that_cannot_be_used_say_why_and_the_others_are_read(folder: Path) 
     (folder / "inside").mkdir()
     (folder / "b.jpg").rename(folder / "outside.jpg")
     (folder / "a.jpg").rename(folder / "inside" / "a.jpg")
-    write(folder / "inside", "products.csv", "\n".join([
-        "id,title,image,score", "1,Hat,a.jpg,1", "2,Hat,absent.jpg,1", "3,Hat,../outside.jpg,1",
-        f"4,Hat,{folder}/outside.jpg,1", "5,Hat,a.jpg,many", "6,Hat,a.jpg,inf", "7,Hat,a.jpg", "8,Hat,a.jpg,1,extra",
-        "9,Hat,,1", "10,Hat,ftp://shop.example/a.jpg,1", "11,Hat,http://127.0.0.1/a.jpg,1", "12,Hat,a.jpg,1",
-    ]))
+    write(
+        folder / "inside",
+        "products.csv",
+        "\n".join(
+            [
+                "id,title,image,score",
+                "1,Hat,a.jpg,1",
+                "2,Hat,absent.jpg,1",
+                "3,Hat,../outside.jpg,1",
+                f"4,Hat,{folder}/outside.jpg,1",
+                "5,Hat,a.jpg,many",
+                "6,Hat,a.jpg,inf",
+                "7,Hat,a.jpg",
+                "8,Hat,a.jpg,1,extra",
+                "9,Hat,,1",
+                "10,Hat,ftp://shop.example/a.jpg,1",
+                "11,Hat,http://127.0.0.1/a.jpg,1",
+                "12,Hat,a.jpg,1",
+            ]
+        ),
+    )
     assert refusals(CatalogSource(str(folder / "inside"))) == [
         ("products.csv:3", "missing image"),
         ("products.csv:4", "image outside the catalogue"),
@@ -183,20 +223,23 @@ def test_a_quote_left_open_does_not_end_the_table(folder: Path) -> None:
     assert isinstance(rows[1], Record) and isinstance(rows[-1], Record) and rows[-1].item_id == "11999"
 
 
-@pytest.mark.parametrize(("name", "content", "said"), [
-    ("products.xlsx", "x", "holds no table"),
-    ("products.csv", "", "holds no row"),
-    ("products.csv", "id,title,image\n", "holds no row"),
-    ("products.jsonl", "\n\n", "holds no row"),
-    ("products.parquet", "no parquet", "cannot be read as Parquet"),
-    ("products.csv", "id,title,title,image\n1,a,b,a.jpg\n", "more than one column named 'title'"),
-    ("products.csv", "id;title;image\n1;a;a.jpg\n", "separated by semicolons"),
-    ("products.csv", "id,title,image\n1,a,a.jpg\n".encode("utf-16"), "written in UTF-16"),
-    ("products.csv", b"id,title,image,gr\xf6\xdfe\n1,a,a.jpg,2\n", "not UTF-8"),
-    ("products.csv", "ref,title,image\n1,a,a.jpg\n", "no column for item_id; it has ref, title, image; name the"),
-    ("products.csv", "id,label,image\n1,a,a.jpg\n", "no column for title"),
-    ("products.csv", "id,title,file\n1,a,a.jpg\n", "no column for image"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("products.xlsx", "x", "holds no table"),
+        ("products.csv", "", "holds no row"),
+        ("products.csv", "id,title,image\n", "holds no row"),
+        ("products.jsonl", "\n\n", "holds no row"),
+        ("products.parquet", "no parquet", "cannot be read as Parquet"),
+        ("products.csv", "id,title,title,image\n1,a,b,a.jpg\n", "more than one column named 'title'"),
+        ("products.csv", "id;title;image\n1;a;a.jpg\n", "separated by semicolons"),
+        ("products.csv", "id,title,image\n1,a,a.jpg\n".encode("utf-16"), "written in UTF-16"),
+        ("products.csv", b"id,title,image,gr\xf6\xdfe\n1,a,a.jpg,2\n", "not UTF-8"),
+        ("products.csv", "ref,title,image\n1,a,a.jpg\n", "no column for item_id; it has ref, title, image; name the"),
+        ("products.csv", "id,label,image\n1,a,a.jpg\n", "no column for title"),
+        ("products.csv", "id,title,file\n1,a,a.jpg\n", "no column for image"),
+    ],
+)
 def test_a_table_that_cannot_be_used_is_refused_in_one_line(
     tmp_path: Path, name: str, content: str | bytes, said: str
 ) -> None:

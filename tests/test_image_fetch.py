@@ -108,28 +108,56 @@ def test_an_address_with_a_space_is_downloaded(shop: ShopServer) -> None:
     assert downloader().fetch(shop.url("/two words.jpg")) == jpeg("blue")
 
 
-@pytest.mark.parametrize(("path", "said"), [
-    ("/absent.jpg", "404"),
-    ("/page.jpg", "not an image (image/jpeg"),
-    ("/huge.jpg", "larger than 100000 bytes"),
-    ("/bomb.jpg", "larger than 100000 bytes"),
-    ("/loop.jpg", "6 requests, the last one answered with 302"),
-    ("/file.jpg", "file is neither http nor https"),
-    ("/cut.jpg", "IncompleteRead"),
-])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/absent.jpg", "404"),
+        ("/page.jpg", "not an image (image/jpeg"),
+        ("/huge.jpg", "larger than 100000 bytes"),
+        ("/bomb.jpg", "larger than 100000 bytes"),
+        ("/loop.jpg", "6 requests, the last one answered with 302"),
+        ("/file.jpg", "file is neither http nor https"),
+        ("/cut.jpg", "IncompleteRead"),
+    ],
+)
 def test_what_is_no_image_is_refused_and_says_why(shop: ShopServer, path: str, said: str) -> None:
     assert said in refused(shop.url(path))
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f000001", "2130706433", "[::1]", "169.254.169.254",
-                                  "10.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "0x7f000001",
+        "2130706433",
+        "[::1]",
+        "169.254.169.254",
+        "10.0.0.1",
+        "[::ffff:127.0.0.1]",
+        "0.0.0.0",
+    ],
+)
 def test_private_addresses_are_refused_by_default(shop: ShopServer, host: str) -> None:
     assert "private address" in refused(shop.url("/red.jpg", host), downloader(allow_private_addresses=False))
     assert shop.seen == []
 
 
-@pytest.mark.parametrize("address", ["64:ff9b::7f00:1", "2002:7f00:1::", "::7f00:1", "fe80::1%eth0", "fec0::1",
-                                     "fc00::1", "100.64.0.1", "224.0.0.1", "255.255.255.255", "ff02::1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "::7f00:1",
+        "fe80::1%eth0",
+        "fec0::1",
+        "fc00::1",
+        "100.64.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "ff02::1",
+    ],
+)
 def test_addresses_that_lead_inside_are_not_public(address: str) -> None:
     assert not is_public(address)
 
@@ -178,8 +206,17 @@ def test_a_redirect_to_a_private_address_is_refused(shop: ShopServer, monkeypatc
     assert "10.0.0.1 is 10.0.0.1, a private address" in said
 
 
-@pytest.mark.parametrize("url", ["ftp://shop.example/a.jpg", "file:///etc/passwd", "http://", "http://[::1/a.jpg",
-                                 "http://name:secret@127.0.0.1/a.jpg", "http://127.0.0.1:99999/a.jpg"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://shop.example/a.jpg",
+        "file:///etc/passwd",
+        "http://",
+        "http://[::1/a.jpg",
+        "http://name:secret@127.0.0.1/a.jpg",
+        "http://127.0.0.1:99999/a.jpg",
+    ],
+)
 def test_other_kinds_of_address_are_refused(url: str) -> None:
     assert "secret" not in refused(url)
 
@@ -200,9 +237,30 @@ def test_a_certificate_is_checked_against_the_name_in_the_address(
     if shutil.which("openssl") is None:
         pytest.skip("no openssl here to write a certificate with")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                    "-keyout", key, "-out", certificate, "-subj", "/CN=shop.example", "-days", "2",
-                    "-addext", "subjectAltName=DNS:shop.example"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+            "-subj",
+            "/CN=shop.example",
+            "-days",
+            "2",
+            "-addext",
+            "subjectAltName=DNS:shop.example",
+        ],
+        check=True,
+        capture_output=True,
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     shop.socket = context.wrap_socket(shop.socket, server_side=True)
@@ -223,18 +281,21 @@ def test_a_file_inside_the_folder_is_read(tmp_path: Path) -> None:
         assert read_image_file(tmp_path.resolve(), name, MAX_BYTES) == jpeg()
 
 
-@pytest.mark.parametrize(("name", "reason"), [
-    ("../secret.jpg", "image outside the catalogue"),
-    ("/etc/passwd", "image outside the catalogue"),
-    ("link.jpg", "image outside the catalogue"),
-    ("absent.jpg", "missing image"),
-    (".", "missing image"),
-    ("zero\0byte.jpg", "missing image"),
-    ("x" * 5000, "missing image"),
-    ("round.jpg", "missing image"),
-    ("empty.jpg", "missing image"),
-    ("huge.jpg", "image too large"),
-])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../secret.jpg", "image outside the catalogue"),
+        ("/etc/passwd", "image outside the catalogue"),
+        ("link.jpg", "image outside the catalogue"),
+        ("absent.jpg", "missing image"),
+        (".", "missing image"),
+        ("zero\0byte.jpg", "missing image"),
+        ("x" * 5000, "missing image"),
+        ("round.jpg", "missing image"),
+        ("empty.jpg", "missing image"),
+        ("huge.jpg", "image too large"),
+    ],
+)
 def test_a_file_that_must_not_or_cannot_be_read_is_refused(tmp_path: Path, name: str, reason: str) -> None:
     folder = tmp_path.resolve() / "catalogue"
     folder.mkdir()

@@ -47,8 +47,11 @@ def run(command: list[str], cwd: Path | None = None, **environment: str) -> str:
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes()
-            for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def test_the_wheel_carries_the_package_the_recipes_and_the_training_script(site: Path) -> None:
@@ -104,12 +107,16 @@ def third_party(nodes: Iterable[ast.AST]) -> set[str]:
 
 def undeclared(modules: set[str], requirements: dict[str, Requirement]) -> set[str]:
     """Those of `modules` that none of `requirements` brings."""
-    return {module for module in modules
-            if not {canonicalize_name(name) for name in DISTRIBUTIONS.get(module, [module])} & requirements.keys()}
+    return {
+        module
+        for module in modules
+        if not {canonicalize_name(name) for name in DISTRIBUTIONS.get(module, [module])} & requirements.keys()
+    }
 
 
-@pytest.mark.parametrize("path", [ROOT / "train.py", *sorted((ROOT / "gcl").rglob("*.py"))],
-                         ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [ROOT / "train.py", *sorted((ROOT / "gcl").rglob("*.py"))], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_what_is_imported_is_a_declared_dependency(path: Path) -> None:
     nodes = set(ast.walk(ast.parse(path.read_text())))
     inside_functions = {inner for node in nodes if isinstance(node, ast.FunctionDef) for inner in ast.walk(node)}
@@ -127,19 +134,27 @@ def test_what_tests_and_benchmarks_import_comes_with_the_dev_extra() -> None:
 def test_constraints_are_names_and_versions_that_satisfy_every_requirement() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line)] == []
-    pinned = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    pins = [line.partition("==") for line in lines]
+    pinned: dict[str, str] = {canonicalize_name(name): version for name, _, version in pins}
     assert lines == sorted(lines, key=lambda line: line.partition("==")[0].lower())
     requirements = declared("dev", *USER_EXTRAS)
     del requirements[canonicalize_name(PROJECT["name"])]
-    assert [str(requirement) for name, requirement in requirements.items()
-            if name not in pinned or not requirement.specifier.contains(pinned[name], prereleases=True)] == []
+    assert [
+        str(requirement)
+        for name, requirement in requirements.items()
+        if name not in pinned or not requirement.specifier.contains(pinned[name], prereleases=True)
+    ] == []
 
 
 def test_make_says_in_one_line_which_python_it_needs(tmp_path: Path) -> None:
-    done = subprocess.run(["make", "-C", str(ROOT), "venv", f"VENV={tmp_path}/.venv", "PYTHON=/no/such/python"],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "-C", str(ROOT), "venv", f"VENV={tmp_path}/.venv", "PYTHON=/no/such/python"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode != 0
     assert [line for line in done.stderr.splitlines() if not line.startswith("make")] == [
         "gcl needs Python 3.11 or newer with venv; tried /no/such/python; "
-        "name one, as in: make venv PYTHON=/path/to/python3.11"]
+        "name one, as in: make venv PYTHON=/path/to/python3.11"
+    ]
     assert not (tmp_path / ".venv").exists()

@@ -92,10 +92,13 @@ def write_log(run: Path, steps: range) -> None:
         for step in steps:
             share = step / 800
             logged = {
-                "step": step, "samples_seen": step * 128, "epoch": step / 65,
+                "step": step,
+                "samples_seen": step * 128,
+                "epoch": step / 65,
                 "loss": 1.1 + 3.6 * math.exp(-4 * share) + random.normal(0, 0.06),
                 "lr": 2e-4 * min(step / 40, 0.5 + 0.5 * math.cos(math.pi * share)),
-                "logit_scale": 10 + 4 * share, "logit_bias": -10 - share + random.normal(0, 0.01),
+                "logit_scale": 10 + 4 * share,
+                "logit_bias": -10 - share + random.normal(0, 0.01),
                 "grad_norm": 2.5 * math.exp(-2 * share) + abs(random.normal(0, 0.15)),
                 "samples_per_second": 118 + random.normal(0, 4),
             }
@@ -111,10 +114,16 @@ def run(tmp_path: Path) -> Path:
         "model: {name: vit_b_16_siglip}\nloss: {_target_: gcl.losses.sigmoid.SigmoidLoss}\noptim: {lr: 0.0002}\n"
         "train: {max_steps: 800, batch_size: 128}\nseed: 17\nnote: <b>bold</b>\n"
     )
-    write_json(folder / "environment.json", {
-        "versions": {"torch": "2.15.0"}, "commit": "83b2dd7", "processes": 4, "devices": ["NVIDIA H100"] * 4,
-        "command": "accelerate launch train.py experiment=fashion",
-    })
+    write_json(
+        folder / "environment.json",
+        {
+            "versions": {"torch": "2.15.0"},
+            "commit": "83b2dd7",
+            "processes": 4,
+            "devices": ["NVIDIA H100"] * 4,
+            "command": "accelerate launch train.py experiment=fashion",
+        },
+    )
     write_log(folder, range(10, 801, 10))
     for step in range(0, 801, 200):
         share = (step / 800) ** 0.4
@@ -190,10 +199,16 @@ def test_what_got_worse_is_plainly_said(run: Path, rows: Rows) -> None:
 @pytest.mark.parametrize(
     ("name", "start", "end", "verdict"),
     [
-        ("mrr", 0.5, 0.4999, "worse"), ("mrr", 0.5, 0.50001, "same"), ("mrr", 0.5, 0.6, "better"),
-        ("loss", 1.0, 1.1, "worse"), ("loss", 1.0, 0.9, "better"), ("loss", 1.0, math.nan, "worse"),
-        ("mrr", math.nan, 0.1, "better"), ("loss", 2.0, math.inf, "worse"),
-        ("mrr", None, 0.1, ""), ("mrr", 0.1, None, ""),
+        ("mrr", 0.5, 0.4999, "worse"),
+        ("mrr", 0.5, 0.50001, "same"),
+        ("mrr", 0.5, 0.6, "better"),
+        ("loss", 1.0, 1.1, "worse"),
+        ("loss", 1.0, 0.9, "better"),
+        ("loss", 1.0, math.nan, "worse"),
+        ("mrr", math.nan, 0.1, "better"),
+        ("loss", 2.0, math.inf, "worse"),
+        ("mrr", None, 0.1, ""),
+        ("mrr", 0.1, None, ""),
     ],
 )
 def test_verdict(name: str, start: float | None, end: float | None, verdict: str) -> None:
@@ -218,7 +233,9 @@ def test_product_without_a_readable_picture_keeps_its_place(run: Path, rows: Row
     write_json(run / "evaluation/step_00000800/title2image/examples.json", {"examples": examples})
     page = Page(write_report(run, rows))
     assert [a["title"] for a in page.attributes("span") if a.get("class") == "blank"][:3] == [
-        "a relevant product: sienna mug no. 5", "sienna mug no. 5", "black mug no. 6",
+        "a relevant product: sienna mug no. 5",
+        "sienna mug no. 5",
+        "black mug no. 6",
     ]
 
 

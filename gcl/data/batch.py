@@ -28,11 +28,19 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
+
         def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
-        return Batch(moved(self.images), moved(self.texts), moved(self.present), moved(self.identities),
-                     self.weight.to(device, non_blocking=True), self.undecodable, self.samples)
+        return Batch(
+            moved(self.images),
+            moved(self.texts),
+            moved(self.present),
+            moved(self.identities),
+            self.weight.to(device, non_blocking=True),
+            self.undecodable,
+            self.samples,
+        )
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,9 @@ class BatchBuilder:
     image_reader: ImageReader
     tokenizer: Tokenizer
 
-    def build(self, records: list[Record], samples: list[int], randoms: list[np.random.Generator] | None = None) -> Batch:
+    def build(
+        self, records: list[Record], samples: list[int], randoms: list[np.random.Generator] | None = None
+    ) -> Batch:
         """Decode and tokenize `records`; `randoms`, one for each record, turn augmentation on."""
         images, texts, present, undecodable = {}, {}, {}, 0
         for name in self.image_fields:
@@ -53,7 +63,9 @@ class BatchBuilder:
             undecodable += sum(p is None and name in record.images for p, record in zip(pixels, records, strict=True))
             present[name] = torch.tensor([p is not None for p in pixels])
             size = self.image_reader.size
-            images[name] = torch.stack([torch.zeros(3, size, size, dtype=torch.uint8) if p is None else p for p in pixels])
+            images[name] = torch.stack(
+                [torch.zeros(3, size, size, dtype=torch.uint8) if p is None else p for p in pixels]
+            )
         for name in self.text_fields:
             values = [str(record.fields.get(name, "")).strip() for record in records]
             present[name] = torch.tensor([bool(value) for value in values])

@@ -25,7 +25,9 @@ class DataSettings:
     augmentation: Augmentation = field(default_factory=Augmentation)  # of training images
 
 
-def sample_order(reader: ShardReader, settings: DataSettings, batch_size: int, seed: int, processes: int) -> SampleOrder:
+def sample_order(
+    reader: ShardReader, settings: DataSettings, batch_size: int, seed: int, processes: int
+) -> SampleOrder:
     """The order in which a run reads `reader`, checked against the number of processes."""
     sizes = tuple(shard.samples for shard in reader.shards)
     order = SampleOrder(sizes, batch_size, settings.lanes or default_lanes(batch_size), settings.window, seed)
@@ -33,13 +35,12 @@ def sample_order(reader: ShardReader, settings: DataSettings, batch_size: int, s
     return order
 
 
-
-
 class StepBatches(Dataset[Batch]):
     """One process's batch of each step, by number: a pure function of (seed, step, process)."""
 
-    def __init__(self, reader: ShardReader, order: SampleOrder, builder: BatchBuilder, workers: int,
-                 process: int, processes: int) -> None:
+    def __init__(
+        self, reader: ShardReader, order: SampleOrder, builder: BatchBuilder, workers: int, process: int, processes: int
+    ) -> None:
         self.reader, self.order, self.builder, self.workers = reader, order, builder, workers
         self.process, self.processes = process, processes
 
@@ -51,5 +52,12 @@ class StepBatches(Dataset[Batch]):
 
     def from_step(self, start_step: int, max_steps: int) -> Iterator[Batch]:
         """The batches of the steps from `start_step` up to `max_steps`, read ahead by the workers."""
-        return iter(DataLoader(self, batch_size=None, sampler=range(start_step, max_steps), num_workers=self.workers,
-                               prefetch_factor=2 if self.workers else None))
+        return iter(
+            DataLoader(
+                self,
+                batch_size=None,
+                sampler=range(start_step, max_steps),
+                num_workers=self.workers,
+                prefetch_factor=2 if self.workers else None,
+            )
+        )

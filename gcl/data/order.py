@@ -30,11 +30,15 @@ class SampleOrder:
 
     def __post_init__(self) -> None:
         if self.batch_size % self.lanes:
-            raise UserError(f"batch_size {self.batch_size} is not a multiple of {self.lanes} lanes; "
-                            f"{nearest_multiples(self.batch_size, self.lanes)}")
+            raise UserError(
+                f"batch_size {self.batch_size} is not a multiple of {self.lanes} lanes; "
+                f"{nearest_multiples(self.batch_size, self.lanes)}"
+            )
         if self.steps_per_epoch == 0:
-            raise UserError(f"{self.samples} samples in {self.lanes} lanes are fewer than one batch of {self.batch_size}; "
-                            "lower train.batch_size or prepare more rows")
+            raise UserError(
+                f"{self.samples} samples in {self.lanes} lanes are fewer than one batch of {self.batch_size}; "
+                "lower train.batch_size or prepare more rows"
+            )
 
     @property
     def samples(self) -> int:
@@ -48,11 +52,15 @@ class SampleOrder:
     def check_processes(self, processes: int) -> None:
         """Refuse a number of processes that the lanes cannot be shared among."""
         if self.batch_size % processes:
-            raise UserError(f"batch_size {self.batch_size} is not divisible by {processes} processes; "
-                            f"{nearest_multiples(self.batch_size, processes)}")
+            raise UserError(
+                f"batch_size {self.batch_size} is not divisible by {processes} processes; "
+                f"{nearest_multiples(self.batch_size, processes)}"
+            )
         if self.lanes % processes:
-            raise UserError(f"{self.lanes} lanes are not divisible by {processes} processes; "
-                            f"{nearest_multiples(self.lanes, processes)}")
+            raise UserError(
+                f"{self.lanes} lanes are not divisible by {processes} processes; "
+                f"{nearest_multiples(self.lanes, processes)}"
+            )
 
     def epoch(self, step: int) -> int:
         return step // self.steps_per_epoch

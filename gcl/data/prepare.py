@@ -1,6 +1,6 @@
 """`gcl prepare`: a source's rows, checked and split, become tar shards with a manifest.
 
-    gcl prepare source=catalog source.path=DIR output_dir=shards/mine
+gcl prepare source=catalog source.path=DIR output_dir=shards/mine
 """
 
 import hashlib
@@ -44,7 +44,9 @@ class SplitSettings:
 
     def __post_init__(self) -> None:
         if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
-            raise UserError(f"split.validation {self.validation} and split.test {self.test} must be shares that leave some for train")
+            raise UserError(
+                f"split.validation {self.validation} and split.test {self.test} must be shares that leave some to train"
+            )
 
     def split_of(self, record: Record) -> str:
         """A pure function of the field's value."""
@@ -57,7 +59,7 @@ class SplitSettings:
 
 @dataclass
 class PrepareSettings:
-    """Write a source's rows as tar shards with a manifest; bad rows are counted, listed in refused.jsonl, and bounded."""
+    """Write a source's rows as tar shards; bad rows are counted, listed in refused.jsonl, and bounded."""
 
     output_dir: str  # folder for the shards
     source: Any  # where rows come from
@@ -93,10 +95,15 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
         listing = output.with_name(output.name + "." + REFUSED)
         (temporary / REFUSED).rename(listing)
         shutil.rmtree(temporary)
-        raise UserError(f"{sum(refused.values())} of {total} rows were refused ({reasons(refused)}), more than "
-                        f"max_refused_share={settings.max_refused_share}; nothing was written; see {listing}")
-    write_manifest(temporary, {split: writer.shards for split, writer in writers.items()},
-                   {**facts, "rows": rows, "refused": dict(refused)})
+        raise UserError(
+            f"{sum(refused.values())} of {total} rows were refused ({reasons(refused)}), more than "
+            f"max_refused_share={settings.max_refused_share}; nothing was written; see {listing}"
+        )
+    write_manifest(
+        temporary,
+        {split: writer.shards for split, writer in writers.items()},
+        {**facts, "rows": rows, "refused": dict(refused)},
+    )
     if output.exists():
         output.rmdir()
     temporary.rename(output)
@@ -113,7 +120,9 @@ def write_rows(settings: PrepareSettings, writers: dict[str, ShardWriter], listi
             checked = row if isinstance(row, Refusal) else check_row(row, settings.required, seen)
             if isinstance(checked, Refusal):
                 refused[checked.reason] += 1
-                file.write(json.dumps({"origin": checked.origin, "reason": checked.reason, "detail": checked.detail}) + "\n")
+                file.write(
+                    json.dumps({"origin": checked.origin, "reason": checked.reason, "detail": checked.detail}) + "\n"
+                )
             else:
                 writers[settings.split.split_of(checked)].write(checked)
             progress.advance(task)
@@ -138,8 +147,13 @@ def reasons(refused: Counter[str]) -> str:
 
 
 def progress_bar() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                    console=Console(stderr=True))
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 def print_summary(output: Path, writers: dict[str, ShardWriter], refused: Counter[str]) -> None:

@@ -15,7 +15,12 @@ SCORE = "score"
 
 # A tag such as <br> or </b>, or an entity such as &amp; or &#39;.
 HTML = re.compile(r"</?[a-zA-Z][^<>]*>|&(?:[a-zA-Z]{2,8}|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # the formats that are opened; others would start more of Pillow than is safe
+IMAGE_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+)  # the formats that are opened; others would start more of Pillow than is safe
 REPLACEMENT_CHARACTER = "\ufffd"
 
 

@@ -119,12 +119,16 @@ class ShardReader:
         self.folder, self.split = Path(folder), split
         manifest = self.folder / MANIFEST
         if not manifest.is_file():
-            raise UserError(f"{self.folder} holds no {MANIFEST}; write shards there with `gcl prepare source=catalog "
-                            f"source.path=DIR output_dir={self.folder}`")
+            raise UserError(
+                f"{self.folder} holds no {MANIFEST}; write shards there with `gcl prepare source=catalog "
+                f"source.path=DIR output_dir={self.folder}`"
+            )
         splits = json.loads(manifest.read_text())["splits"]
         if not splits.get(split):
-            raise UserError(f"split {split!r} of {self.folder} is empty or absent; it has "
-                            f"{', '.join(name for name in splits if splits[name]) or 'no rows at all'}")
+            raise UserError(
+                f"split {split!r} of {self.folder} is empty or absent; it has "
+                f"{', '.join(name for name in splits if splits[name]) or 'no rows at all'}"
+            )
         self.shards = [Shard(**shard) for shard in splits[split]]
         for shard in self.shards:
             self._check(shard)
@@ -138,7 +142,9 @@ class ShardReader:
     def __getitem__(self, number: int) -> Record:
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         start, end = self._offsets[shard][number - self._starts[shard] :][:2]
-        return record_from_tar(os.pread(self._descriptor(shard), int(end - start), int(start)), f"{self.split}:{number}")
+        return record_from_tar(
+            os.pread(self._descriptor(shard), int(end - start), int(start)), f"{self.split}:{number}"
+        )
 
     def __iter__(self) -> Iterator[Record]:
         return (self[number] for number in range(len(self)))
@@ -151,13 +157,19 @@ class ShardReader:
     def _check(self, shard: Shard) -> None:
         path = self.folder / shard.file
         if path.parent.resolve() != self.folder.resolve():
-            raise UserError(f"shard {shard.file!r} of {self.folder / MANIFEST} lies outside its folder; run gcl prepare again")
+            raise UserError(
+                f"shard {shard.file!r} of {self.folder / MANIFEST} lies outside its folder; run gcl prepare again"
+            )
         for part in (path, path.with_suffix(".npy")):
             if not part.is_file():
-                raise UserError(f"shard {part} is missing, but {MANIFEST} lists it; copy it back or run gcl prepare again")
+                raise UserError(
+                    f"shard {part} is missing, but {MANIFEST} lists it; copy it back or run gcl prepare again"
+                )
         if path.stat().st_size != shard.bytes:
-            raise UserError(f"shard {path} has {path.stat().st_size} bytes where {MANIFEST} says {shard.bytes}; "
-                            "copy it again or run gcl prepare again")
+            raise UserError(
+                f"shard {path} has {path.stat().st_size} bytes where {MANIFEST} says {shard.bytes}; "
+                "copy it again or run gcl prepare again"
+            )
 
     def _descriptor(self, shard: int) -> int:
         # One descriptor for each process: pread needs no shared position, and a forked worker opens its own.

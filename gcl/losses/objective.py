@@ -22,7 +22,9 @@ class Pair:
     left: dict[str, float]  # field -> weight, such as {query: 1.0}
     right: dict[str, float]  # field -> weight, such as {image: 0.9, title: 0.1}
     weight: float = 1.0  # of this pair's loss in the sum
-    same: list[str] = field(default_factory=list)  # fields whose equality makes two rows no negatives; []: item_id and both sides' text fields
+    same: list[str] = field(
+        default_factory=list
+    )  # fields whose equality makes two rows no negatives; []: item_id and both sides' text fields
 
 
 class Objective:
@@ -36,7 +38,9 @@ class Objective:
         pairs: list[Pair],  # the pairs of sides
     ) -> None:
         if not pairs:
-            raise UserError("objective.pairs is empty; give at least one, such as [{left: {title: 1.0}, right: {image: 1.0}}]")
+            raise UserError(
+                "objective.pairs is empty; give at least one, such as [{left: {title: 1.0}, right: {image: 1.0}}]"
+            )
         for pair in pairs:
             for side in (pair.left, pair.right):
                 if not side or any(weight <= 0 for weight in side.values()):
@@ -53,8 +57,16 @@ class Objective:
         """Every field whose equality between rows matters."""
         return list(dict.fromkeys(["item_id", *self.fields, *(name for pair in self.pairs for name in pair.same)]))
 
-    def loss(self, pair_loss: PairLoss, fields: dict[str, Tensor], present: dict[str, Tensor],
-             identities: dict[str, Tensor], weight: Tensor, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:
+    def loss(
+        self,
+        pair_loss: PairLoss,
+        fields: dict[str, Tensor],
+        present: dict[str, Tensor],
+        identities: dict[str, Tensor],
+        weight: Tensor,
+        logit_scale: Tensor,
+        logit_bias: Tensor,
+    ) -> Tensor:
         """This process's share of the loss; the mean over processes is the loss (all ranks participate).
 
         Args:
@@ -68,6 +80,8 @@ class Objective:
             left, has_left = side_embedding(pair.left, fields, present)
             right, has_right = side_embedding(pair.right, fields, present)
             same = pair.same or ["item_id", *pair.left, *pair.right]
-            rows = PairRows(left, right, has_left & has_right, weight, [identities[name] for name in same if name in identities])
+            rows = PairRows(
+                left, right, has_left & has_right, weight, [identities[name] for name in same if name in identities]
+            )
             total = total + pair.weight * pair_loss(rows, logit_scale, logit_bias)
         return total

@@ -20,7 +20,9 @@ class PairRows:
     right: Tensor  # (local rows, dim) float32
     takes_part: Tensor  # (local rows,) bool: both sides have a field
     weight: Tensor  # (local rows,) float32
-    identities: list[Tensor]  # each (local rows,) int64: rows equal in any of them are not each other's negatives; 0: unknown
+    identities: list[
+        Tensor
+    ]  # each (local rows,) int64: rows equal in any of them are not each other's negatives; 0: unknown
 
     @cached_property
     def count(self) -> Tensor:

@@ -20,5 +20,5 @@ def side_embedding(side: Side, fields: dict[str, Tensor], present: dict[str, Ten
     Returns:
         (rows, dim), zero where no field is present, and (rows,) bool.
     """
-    total = torch.stack([weight * present[name][:, None] * fields[name] for name, weight in side.items()]).sum(0)
+    total = torch.stack([weight * (present[name][:, None] * fields[name]) for name, weight in side.items()]).sum(0)
     return functional.normalize(total, dim=-1), torch.stack([present[name] for name in side]).any(0)

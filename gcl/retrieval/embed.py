@@ -55,8 +55,9 @@ class Corpus:
             _, scale, bias = model({}, {})
         return RowEmbeddings(fields, present, scale, bias)
 
-    def _embed_images(self, model: nn.Module, accelerator: Accelerator,
-                      progress: Progress) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _embed_images(
+        self, model: nn.Module, accelerator: Accelerator, progress: Progress
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         numbers = own_share(len(self.rows))
         batches = DataLoader(RowBatches(self, numbers), batch_size=None, num_workers=self.workers)
         embedded: list[dict[str, Tensor]] = []
@@ -65,14 +66,20 @@ class Corpus:
             embedded.append(model(batch.to(accelerator.device).images, {}).fields)
             present.append(batch.present)
         names = self.builder.image_fields
-        return ({name: self._gathered([part[name] for part in embedded]) for name in names},
-                {name: self._gathered([part[name].to(accelerator.device, torch.uint8) for part in present]).bool() for name in names})
+        return (
+            {name: self._gathered([part[name] for part in embedded]) for name in names},
+            {
+                name: self._gathered([part[name].to(accelerator.device, torch.uint8) for part in present]).bool()
+                for name in names
+            },
+        )
 
     def _gathered(self, parts: list[Tensor]) -> Tensor:
         return gather(torch.cat(parts))[: len(self.rows)]
 
-    def _embed_texts(self, model: nn.Module, accelerator: Accelerator, values: list[str], progress: Progress,
-                     name: str) -> Tensor:
+    def _embed_texts(
+        self, model: nn.Module, accelerator: Accelerator, values: list[str], progress: Progress, name: str
+    ) -> Tensor:
         distinct, inverse = np.unique(values, return_inverse=True)
         numbers = own_share(len(distinct))
         blocks = [numbers[start : start + self.batch_size] for start in range(0, len(numbers), self.batch_size)]
@@ -84,14 +91,21 @@ class Corpus:
 
     def _progress(self, accelerator: Accelerator) -> Progress:
         console = Console(stderr=True)
-        return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                        console=console, transient=True, disable=not (accelerator.is_main_process and console.is_terminal))
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not (accelerator.is_main_process and console.is_terminal),
+        )
 
 
 def own_share(count: int) -> np.ndarray:
-    """The contiguous numbers below `count` that this process encodes; the last ones repeat, so that all shares are equal.
+    """The contiguous numbers below `count` that this process encodes.
 
-    A sharded model needs the same number of forwards on every process.
+    The last ones repeat, so that all shares are equal: a sharded model needs as many forwards on every process.
     """
     share = -(-count // world_size())
     return np.arange(rank() * share, (rank() + 1) * share).clip(max=count - 1)

@@ -33,15 +33,22 @@ def evaluate_task(task: RetrievalTask, embeddings: RowEmbeddings, rows: list[dic
     right, _ = side_embedding(task.right, embeddings.fields, embeddings.present)
     scores, retrieved = search_on_all_processes(left[asking.to(left.device)], right, DEPTH)
     ids = np.array([row[ITEM_ID] for row in rows])
-    metrics = retrieval_metrics(scores.cpu().numpy(), retrieved.cpu().numpy(), judgements(queries), ids.argsort().argsort())
+    metrics = retrieval_metrics(
+        scores.cpu().numpy(), retrieved.cpu().numpy(), judgements(queries), ids.argsort().argsort()
+    )
     return Result(metrics, examples(queries, scores, retrieved))
 
 
 def examples(queries: dict[str, list[int]], scores: torch.Tensor, retrieved: torch.Tensor) -> list[dict[str, Any]]:
     """The first queries with what they retrieved; the sample of queries is random and the same at every step."""
     return [
-        {"query": query.replace(SEPARATOR, " ").strip(), "relevant": relevant,
-         "retrieved": [{"row": int(row), "score": round(float(score), 4)}
-                       for row, score in zip(retrieved[i, :SHOWN].tolist(), scores[i, :SHOWN].tolist(), strict=True)]}
+        {
+            "query": query.replace(SEPARATOR, " ").strip(),
+            "relevant": relevant,
+            "retrieved": [
+                {"row": int(row), "score": round(float(score), 4)}
+                for row, score in zip(retrieved[i, :SHOWN].tolist(), scores[i, :SHOWN].tolist(), strict=True)
+            ],
+        }
         for i, (query, relevant) in enumerate(list(queries.items())[:EXAMPLES])
     ]

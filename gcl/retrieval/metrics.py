@@ -44,7 +44,9 @@ class Judgements:
         return ideal
 
 
-def retrieval_metrics(scores: np.ndarray, retrieved: np.ndarray, judgements: Judgements, id_rank: np.ndarray) -> dict[str, object]:
+def retrieval_metrics(
+    scores: np.ndarray, retrieved: np.ndarray, judgements: Judgements, id_rank: np.ndarray
+) -> dict[str, object]:
     """Means over queries, under the names that metrics.json uses.
 
     Args:
@@ -61,16 +63,25 @@ def retrieval_metrics(scores: np.ndarray, retrieved: np.ndarray, judgements: Jud
     relevant = (ideal > 0).sum(1)
     by_cutoff: dict[str, float] = {}
     for k in CUTOFFS:
-        by_cutoff |= {f"ndcg@{k}": mean(ndcg(trec, ideal, k)), f"map@{k}": mean(average_precision(trec, relevant, k)),
-                      f"recall@{k}": mean(hits(trec, k) / relevant), f"precision@{k}": mean(hits(trec, k) / k),
-                      f"mrr@{k}": mean(reciprocal_rank(grades, k))}
+        by_cutoff |= {
+            f"ndcg@{k}": mean(ndcg(trec, ideal, k)),
+            f"map@{k}": mean(average_precision(trec, relevant, k)),
+            f"recall@{k}": mean(hits(trec, k) / relevant),
+            f"precision@{k}": mean(hits(trec, k) / k),
+            f"mrr@{k}": mean(reciprocal_rank(grades, k)),
+        }
     highest = ideal.max(initial=1.0)
     return {
-        "map": by_cutoff[f"map@{DEPTH}"], "mrr": by_cutoff[f"mrr@{DEPTH}"], "ndcg@10": by_cutoff["ndcg@10"],
-        "recall@10": by_cutoff["recall@10"], "precision@10": by_cutoff["precision@10"],
+        "map": by_cutoff[f"map@{DEPTH}"],
+        "mrr": by_cutoff[f"mrr@{DEPTH}"],
+        "ndcg@10": by_cutoff["ndcg@10"],
+        "recall@10": by_cutoff["recall@10"],
+        "precision@10": by_cutoff["precision@10"],
         "err": mean(expected_reciprocal_rank(grades, highest)),
         **{f"rbp@{p}": mean(rank_biased_precision(grades, highest, p)) for p in PERSISTENCE},
-        "queries": queries, "corpus": corpus, "by_cutoff": by_cutoff,
+        "queries": queries,
+        "corpus": corpus,
+        "by_cutoff": by_cutoff,
     }
 
 

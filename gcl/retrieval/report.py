@@ -143,8 +143,11 @@ def write_report(run: Path, rows: Callable[[int], Record]) -> Path:
     gallery = Gallery(rows)
     # Autoescape is what keeps a product's title from becoming markup.
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = templates.get_template(REPORT).render(
         name=run.resolve().name,

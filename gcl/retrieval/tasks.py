@@ -13,7 +13,7 @@ MAX_RELEVANT = 1000  # rows judged relevant to one query, in manifest order
 
 @dataclass
 class RetrievalTask:
-    """Queries are the distinct values of the left side; every row is a document; rows with the query's value are relevant."""
+    """Each distinct value of the left side asks; every row is a document; the rows with that value are relevant."""
 
     left: dict[str, float]  # field -> weight: what asks, such as {title: 1.0}
     right: dict[str, float] = field(default_factory=lambda: {"image": 1.0})  # field -> weight: what answers

@@ -4,8 +4,10 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from gcl.distributed import barrier
 from gcl.errors import UserError
@@ -70,12 +72,16 @@ class Checkpoints:
         state = read_state(found[-1])
         for name, value in asdict(self.fingerprint).items():
             if state.get(name) != value:
-                raise UserError(f"{found[-1]} was trained with {name}={state.get(name)}, this command says {value}; "
-                                "resume with the same, or start anew in another output_dir")
+                raise UserError(
+                    f"{found[-1]} was trained with {name}={state.get(name)}, this command says {value}; "
+                    "resume with the same, or start anew in another output_dir"
+                )
         try:
             accelerator.load_state(str(found[-1]))
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise UserError(f"checkpoint {found[-1]} cannot be loaded: {first_line(error)}; remove it to resume from the one before") from error
+        except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError) as error:
+            raise UserError(
+                f"checkpoint {found[-1]} cannot be loaded: {first_line(error)}; remove it to resume from the one before"
+            ) from error
         return int(state["step"])
 
 
@@ -89,7 +95,9 @@ def read_state(checkpoint: Path) -> dict[str, int | str]:
         state: dict[str, int | str] = json.loads((checkpoint / STATE).read_text())
         return state
     except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint {checkpoint} cannot be read: {first_line(error)}; remove it to resume from the one before") from error
+        raise UserError(
+            f"checkpoint {checkpoint} cannot be read: {first_line(error)}; remove it to resume from the one before"
+        ) from error
 
 
 def first_line(error: Exception) -> str:

@@ -28,8 +28,9 @@ class Evaluation:
         batch_size: global, as in training: the loss depends on it.
     """
 
-    def __init__(self, corpus: Corpus, tasks: dict[str, RetrievalTask], loss: Loss, identity_fields: list[str],
-                 batch_size: int) -> None:
+    def __init__(
+        self, corpus: Corpus, tasks: dict[str, RetrievalTask], loss: Loss, identity_fields: list[str], batch_size: int
+    ) -> None:
         self.corpus, self.tasks, self.loss, self.identity_fields = corpus, tasks, loss, identity_fields
         self.batch_size = batch_size
 
@@ -50,8 +51,11 @@ class Evaluation:
         size = min(self.batch_size, rows) // world_size() * world_size()
         device = embeddings.logit_scale.device
         records = [Record(dict(row), {}) for row in self.corpus.rows]
-        identities = {name: identity(records, name).to(device) for name in self.identity_fields
-                      if name not in self.corpus.builder.image_fields}
+        identities = {
+            name: identity(records, name).to(device)
+            for name in self.identity_fields
+            if name not in self.corpus.builder.image_fields
+        }
         losses = []
         for start in range(0, rows - size + 1, size):
             share = slice(start + rank() * size // world_size(), start + (rank() + 1) * size // world_size())
@@ -59,6 +63,9 @@ class Evaluation:
                 {name: value[share] for name, value in embeddings.fields.items()},
                 {name: value[share] for name, value in embeddings.present.items()},
                 {name: value[share] for name, value in identities.items()},
-                torch.ones(size // world_size(), device=device), embeddings.logit_scale, embeddings.logit_bias)
+                torch.ones(size // world_size(), device=device),
+                embeddings.logit_scale,
+                embeddings.logit_bias,
+            )
             losses.append(float(all_sum(local)) / world_size())
         return {"loss": sum(losses) / len(losses), "rows": size * len(losses)}

@@ -42,7 +42,9 @@ def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.
     for prefix in settings.lr_multipliers:
         if not any(name.startswith(prefix) for name in names):
             known = sorted({".".join(name.split(".")[:2]) for name in names})
-            raise UserError(f"optim.lr_multipliers names {prefix!r}, which no parameter starts with; there are {', '.join(known)}")
+            raise UserError(
+                f"optim.lr_multipliers names {prefix!r}, which no parameter starts with; there are {', '.join(known)}"
+            )
     for name, parameter in network.named_parameters():
         factor = factor_of(name, settings.lr_multipliers)
         parameter.requires_grad_(factor > 0)
@@ -52,8 +54,14 @@ def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.
     if not groups:
         raise UserError("optim.lr_multipliers freezes every parameter; leave at least one to train")
     return torch.optim.AdamW(
-        [{"params": members, "lr_factor": factor, "weight_decay": decay} for (factor, decay), members in groups.items()],
-        lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+        [
+            {"params": members, "lr_factor": factor, "weight_decay": decay}
+            for (factor, decay), members in groups.items()
+        ],
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+    )
 
 
 def factor_of(name: str, multipliers: dict[str, float]) -> float:

@@ -29,13 +29,19 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
     def check_free(self, resume: bool) -> None:
         """Refuse a directory that already holds a run, unless it is to be resumed."""
         if (self.path / "config.yaml").exists() and not resume:
-            raise UserError(f"output_dir {self.path} already holds a run; go on with resume=true, or choose another output_dir")
+            raise UserError(
+                f"output_dir {self.path} already holds a run; go on with resume=true, or choose another output_dir"
+            )
 
     def begin(self, settings: Settings, processes: int) -> None:
         """Write what was asked for and where it runs."""
@@ -69,8 +75,12 @@ class RunDirectory:
     def evaluations(self) -> dict[int, dict[str, dict[str, Any]]]:
         """step -> name -> metrics, of every finished evaluation."""
         found = sorted((self.path / "evaluation").glob("step_????????"))
-        return {int(folder.name.removeprefix("step_")): {file.parent.name: json.loads(file.read_text())
-                                                         for file in sorted(folder.glob("*/metrics.json"))} for folder in found}
+        return {
+            int(folder.name.removeprefix("step_")): {
+                file.parent.name: json.loads(file.read_text()) for file in sorted(folder.glob("*/metrics.json"))
+            }
+            for folder in found
+        }
 
     def settings(self) -> Settings:
         """The settings the run was started with; parts that are not gcl's own are refused."""

@@ -20,7 +20,13 @@ def print_summary(run: RunDirectory, report: Path) -> None:
             if metric in values:
                 before, after = evaluations[first][task][metric], values[metric]
                 worse = after > before if metric == "loss" else after < before
-                table.add_row(task, metric, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}" + (" WORSE" if worse else ""))
+                table.add_row(
+                    task,
+                    metric,
+                    f"{before:.4f}",
+                    f"{after:.4f}",
+                    f"{after - before:+.4f}" + (" WORSE" if worse else ""),
+                )
     console = Console()
     console.print(table)
     console.print(f"report: {report}", soft_wrap=True)

@@ -1,6 +1,7 @@
 """Where a run shows its progress: the terminal, and wandb when it is chosen."""
 
 import os
+import uuid
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -30,8 +31,14 @@ class ConsoleTracker:
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
-        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-                   TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
 
     def begin(self, run: Path, settings: dict[str, Any], step: int, max_steps: int) -> None:
@@ -61,7 +68,9 @@ class WandbTracker:
     def __init__(
         self,
         project: str = "gcl",  # wandb project
-        mode: Literal["online", "offline"] = "online",  # offline: written to the run directory, sent later by `wandb sync`
+        mode: Literal[
+            "online", "offline"
+        ] = "online",  # offline: written to the run directory, sent later by `wandb sync`
         entity: str | None = None,  # wandb user or team; null: your default
         group: str | None = None,  # wandb group
     ) -> None:
@@ -75,20 +84,35 @@ class WandbTracker:
         """
         id_file = run / "wandb_run_id"
         if not id_file.exists():
-            id_file.write_text(wandb.util.generate_id())
+            id_file.write_text(uuid.uuid4().hex[:8])
         os.environ.setdefault("WANDB_SILENT", "true")
         try:
-            self.run = wandb.init(project=self.project, mode=self.mode, entity=self.entity, group=self.group, dir=run,
-                                  name=run.name, id=id_file.read_text(), resume="allow", config=settings)
+            self.run = wandb.init(
+                project=self.project,
+                mode=self.mode,
+                entity=self.entity,
+                group=self.group,
+                dir=run,
+                name=run.name,
+                id=id_file.read_text(),
+                resume="allow",
+                config=settings,
+            )
         except wandb.Error as error:
-            raise UserError(f"wandb does not start: {str(error).splitlines()[0]}; run `wandb login`, or set tracking.mode=offline") from error
+            raise UserError(
+                f"wandb does not start: {str(error).splitlines()[0]}; run `wandb login`, or set tracking.mode=offline"
+            ) from error
 
     def log(self, row: dict[str, Any]) -> None:
         self.run.log({f"train/{key}": value for key, value in row.items() if key != "step"}, step=row["step"])
 
     def log_evaluation(self, step: int, metrics: dict[str, dict[str, Any]]) -> None:
-        numbers = {f"{name}/{key}": value for name, values in metrics.items() for key, value in values.items()
-                   if isinstance(value, int | float)}
+        numbers = {
+            f"{name}/{key}": value
+            for name, values in metrics.items()
+            for key, value in values.items()
+            if isinstance(value, int | float)
+        }
         self.run.log(numbers, step=step)
 
     def finish(self) -> None:

@@ -37,7 +37,15 @@ class TrainSettings:
     max_undecodable_share: float = 0.05  # of a run's images so far; more stops the run
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "log_every", "eval_every", "save_every", "keep_checkpoints", "eval_batch_size"):
+        for name in (
+            "max_steps",
+            "batch_size",
+            "log_every",
+            "eval_every",
+            "save_every",
+            "keep_checkpoints",
+            "eval_batch_size",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)} must be at least 1")
 
@@ -45,9 +53,20 @@ class TrainSettings:
 class Trainer:
     """Takes the steps of a run; it knows no concrete model, loss or source."""
 
-    def __init__(self, accelerator: Accelerator, settings: TrainSettings, optim: OptimSettings, model: nn.Module,
-                 optimizer: torch.optim.Optimizer, loss: Loss, batches: StepBatches, evaluation: Evaluation,
-                 checkpoints: Checkpoints, run: RunDirectory, trackers: list[Tracker]) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        settings: TrainSettings,
+        optim: OptimSettings,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss,
+        batches: StepBatches,
+        evaluation: Evaluation,
+        checkpoints: Checkpoints,
+        run: RunDirectory,
+        trackers: list[Tracker],
+    ) -> None:
         self.accelerator, self.settings, self.optim = accelerator, settings, optim
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.loss, self.batches = loss, batches
@@ -87,13 +106,20 @@ class Trainer:
         share = self.loss(fields, batch.present, batch.identities, batch.weight, logit_scale, logit_bias)
         loss = float(all_sum(share)) / self.accelerator.num_processes
         if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {step + 1}; lower optim.lr or set train.precision=float32, then resume=true "
-                            "from the last checkpoint")
+            raise UserError(
+                f"the loss is {loss} at step {step + 1}; lower optim.lr or set train.precision=float32, "
+                "then resume=true goes on from the last checkpoint"
+            )
         self.accelerator.backward(share)
         norm = self._clip_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {"loss": loss, "logit_scale": float(logit_scale.detach()), "logit_bias": float(logit_bias.detach()), "grad_norm": float(norm)}
+        return {
+            "loss": loss,
+            "logit_scale": float(logit_scale.detach()),
+            "logit_bias": float(logit_bias.detach()),
+            "grad_norm": float(norm),
+        }
 
     def _clip_gradients(self) -> Tensor | float:
         """The norm of all gradients before they are clipped to `grad_clip_norm`."""
@@ -106,8 +132,10 @@ class Trainer:
         self.images += sum(len(images) for images in batch.images.values())
         self.undecodable += batch.undecodable
         if self.undecodable > max(10, self.settings.max_undecodable_share * self.images):
-            raise UserError(f"{self.undecodable} of {self.images} images could not be decoded by step {step + 1}, more than "
-                            f"train.max_undecodable_share={self.settings.max_undecodable_share}; prepare the shards again")
+            raise UserError(
+                f"{self.undecodable} of {self.images} images could not be decoded by step {step + 1}, more than "
+                f"train.max_undecodable_share={self.settings.max_undecodable_share}; prepare the shards again"
+            )
 
     def _evaluate_if_due(self, step: int) -> None:
         due = step % self.settings.eval_every == 0 or step == self.settings.max_steps
@@ -122,9 +150,14 @@ class Trainer:
     def _log_if_due(self, step: int, measured: dict[str, float], seconds: float) -> None:
         if not self.accelerator.is_main_process or (step % self.settings.log_every and step != self.settings.max_steps):
             return
-        row = {"step": step, "samples_seen": step * self.settings.batch_size, "epoch": step / self.batches.order.steps_per_epoch,
-               "lr": self.optim.lr_at(step - 1, self.settings.max_steps), **measured,
-               "samples_per_second": self.settings.batch_size / seconds}
+        row = {
+            "step": step,
+            "samples_seen": step * self.settings.batch_size,
+            "epoch": step / self.batches.order.steps_per_epoch,
+            "lr": self.optim.lr_at(step - 1, self.settings.max_steps),
+            **measured,
+            "samples_per_second": self.settings.batch_size / seconds,
+        }
         if self.undecodable:
             row["undecodable_images"] = self.undecodable
         self.run.log(row)

@@ -131,8 +131,10 @@ def field_columns(present: list[str], wanted: dict[str, str], table: str) -> dic
     for name, column in wanted.items():
         if column not in present:
             near = difflib.get_close_matches(column, present, n=1, cutoff=0.0)
-            raise UserError(f"columns.{name} is {column!r}, which {table} does not have; the nearest is {near[0]!r}, "
-                            f"all are {', '.join(present)}")
+            raise UserError(
+                f"columns.{name} is {column!r}, which {table} does not have; the nearest is {near[0]!r}, "
+                f"all are {', '.join(present)}"
+            )
     taken = set(wanted.values())
     # "Image URL" and "image-url" are both image_url.
     spelled = {name.lower().replace(" ", "_").replace("-", "_"): name for name in reversed(present)}
@@ -141,8 +143,10 @@ def field_columns(present: list[str], wanted: dict[str, str], table: str) -> dic
         likely = [spelled[guess] for guess in guesses if guess in spelled]
         free = [column for column in likely if column == name or column not in taken]
         if name not in found and not free:
-            raise UserError(f"{table} has no column for {name}; it has {', '.join(present)}; name the one to use: "
-                            f"'source.columns={{{name}: COLUMN}}'")
+            raise UserError(
+                f"{table} has no column for {name}; it has {', '.join(present)}; name the one to use: "
+                f"'source.columns={{{name}: COLUMN}}'"
+            )
         found.setdefault(name, free[0] if free else "")
     return found
 

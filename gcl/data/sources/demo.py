@@ -1,6 +1,6 @@
 """A synthetic product catalogue: photos, titles, shoppers' queries and graded relevance, all drawn by this code.
 
-    gcl prepare source=demo output_dir=DIR
+gcl prepare source=demo output_dir=DIR
 """
 
 from collections.abc import Iterator
@@ -145,6 +145,7 @@ def draw_product(rng: Random) -> Product:
 
 def contrasting_colours(colour: str) -> list[str]:
     """The colours that can be told from `colour` in a pattern."""
+
     def distance(other: str) -> float:
         return sum((a - b) ** 2 for a, b in zip(COLOURS[colour], COLOURS[other], strict=True)) ** 0.5
 
@@ -155,11 +156,13 @@ def draw_title(product: Product, rng: Random) -> str:
     """The seller's words: every attribute, in one of three orders, now and then with the detail."""
     brand, name, variant = BRANDS[product.brand], product.kind.name, product.kind.variants[product.variant]
     pattern, colours = product.pattern.title(), product.colours
-    title = rng.choice((
-        f"{brand} {pattern} {name}, {colours}, {variant}",
-        f"{brand} {variant} {name} - {pattern} {colours}",
-        f"{colours} {pattern} {name} by {brand}, {variant}",
-    ))
+    title = rng.choice(
+        (
+            f"{brand} {pattern} {name}, {colours}, {variant}",
+            f"{brand} {variant} {name} - {pattern} {colours}",
+            f"{colours} {pattern} {name} by {brand}, {variant}",
+        )
+    )
     return f"{title}, {product.kind.detail}" if rng.random() < 0.4 else title
 
 

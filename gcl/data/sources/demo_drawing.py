@@ -16,24 +16,49 @@ Points = list[tuple[float, float]]  # x to the right, y down; a product fills ab
 SUPERSAMPLING = 2
 BODY_SHARE = 0.42  # half the product's height, as a share of the photo's
 COLOURS: dict[str, Colour] = {
-    "red": (204, 30, 38), "orange": (242, 128, 24), "yellow": (250, 212, 40), "green": (34, 134, 58),
-    "teal": (12, 150, 154), "sky blue": (112, 190, 240), "navy blue": (24, 38, 104), "purple": (118, 46, 160),
-    "pink": (246, 142, 182), "brown": (112, 66, 34), "beige": (222, 198, 158), "grey": (134, 138, 144),
-    "black": (30, 30, 34), "white": (246, 246, 244),
+    "red": (204, 30, 38),
+    "orange": (242, 128, 24),
+    "yellow": (250, 212, 40),
+    "green": (34, 134, 58),
+    "teal": (12, 150, 154),
+    "sky blue": (112, 190, 240),
+    "navy blue": (24, 38, 104),
+    "purple": (118, 46, 160),
+    "pink": (246, 142, 182),
+    "brown": (112, 66, 34),
+    "beige": (222, 198, 158),
+    "grey": (134, 138, 144),
+    "black": (30, 30, 34),
+    "white": (246, 246, 244),
 }
 MATERIALS: dict[str, Colour] = {
-    "dark": (54, 54, 60), "metal": (176, 180, 188), "wood": (164, 114, 66), "cream": (240, 234, 220),
-    "flame": (255, 176, 40), "leaf": (96, 160, 84), "glass": (206, 232, 244),
+    "dark": (54, 54, 60),
+    "metal": (176, 180, 188),
+    "wood": (164, 114, 66),
+    "cream": (240, 234, 220),
+    "flame": (255, 176, 40),
+    "leaf": (96, 160, 84),
+    "glass": (206, 232, 244),
 }
 BADGES: list[tuple[str, Colour]] = [
-    ("disc", (220, 20, 30)), ("square", (20, 70, 200)), ("triangle", (10, 140, 50)),
-    ("diamond", (250, 170, 0)), ("cross", (20, 20, 24)), ("ring", (190, 30, 160)),
+    ("disc", (220, 20, 30)),
+    ("square", (20, 70, 200)),
+    ("triangle", (10, 140, 50)),
+    ("diamond", (250, 170, 0)),
+    ("cross", (20, 20, 24)),
+    ("ring", (190, 30, 160)),
 ]
 # The colours of the top and of the bottom of a backdrop.
 BACKDROPS: list[tuple[Colour, Colour]] = [
-    ((252, 252, 252), (252, 252, 252)), ((252, 252, 252), (252, 252, 252)), ((252, 252, 252), (214, 216, 220)),
-    ((226, 226, 228), (226, 226, 228)), ((200, 204, 210), (240, 240, 242)), ((232, 240, 250), (206, 222, 242)),
-    ((250, 238, 226), (244, 222, 200)), ((232, 246, 232), (208, 230, 212)), ((248, 232, 240), (234, 212, 226)),
+    ((252, 252, 252), (252, 252, 252)),
+    ((252, 252, 252), (252, 252, 252)),
+    ((252, 252, 252), (214, 216, 220)),
+    ((226, 226, 228), (226, 226, 228)),
+    ((200, 204, 210), (240, 240, 242)),
+    ((232, 240, 250), (206, 222, 242)),
+    ((250, 238, 226), (244, 222, 200)),
+    ((232, 246, 232), (208, 230, 212)),
+    ((248, 232, 240), (234, 212, 226)),
 ]
 
 
@@ -58,8 +83,12 @@ def oval(x: float, y: float, rx: float, ry: float, start: int = 0, end: int = 36
 def box(left: float, top: float, right: float, bottom: float, radius: float = 0.0) -> Points:
     if not radius:
         return [(left, top), (right, top), (right, bottom), (left, bottom)]
-    centres = [(right - radius, bottom - radius), (left + radius, bottom - radius),
-               (left + radius, top + radius), (right - radius, top + radius)]
+    centres = [
+        (right - radius, bottom - radius),
+        (left + radius, bottom - radius),
+        (left + radius, top + radius),
+        (right - radius, top + radius),
+    ]
     return [point for i, (x, y) in enumerate(centres) for point in oval(x, y, radius, radius, 90 * i, 90 * i + 90)]
 
 
@@ -151,8 +180,10 @@ def badge_marks(kind: str, x: float, y: float, colour: Colour) -> list[tuple[Poi
         "square": [(box(x - 0.12, y - 0.12, x + 0.12, y + 0.12), colour)],
         "triangle": [([(x, y - 0.16), (x + 0.14, y + 0.1), (x - 0.14, y + 0.1)], colour)],
         "diamond": [(oval(x, y, 0.16, 0.16)[::9], colour)],
-        "cross": [(box(x - 0.05, y - 0.15, x + 0.05, y + 0.15), colour),
-                  (box(x - 0.15, y - 0.05, x + 0.15, y + 0.05), colour)],
+        "cross": [
+            (box(x - 0.05, y - 0.15, x + 0.05, y + 0.15), colour),
+            (box(x - 0.15, y - 0.05, x + 0.15, y + 0.05), colour),
+        ],
         "ring": [(oval(x, y, 0.15, 0.15), colour), (oval(x, y, 0.07, 0.07), (255, 255, 255))],
     }
     return marks[kind]
@@ -170,12 +201,14 @@ PATTERNS: dict[str, Callable[[float], Cells]] = {
     "solid": lambda half_height: [],
     "striped": lambda half_height: [(box(-2, y, 2, y + 0.19), 1.0) for y in (0.38 * i - 0.095 for i in range(-5, 6))],
     "diagonal striped": lambda half_height: [
-        ([(x - 2, -2), (x - 1.72, -2), (x + 2.28, 2), (x + 2, 2)], 1.0)
-        for x in (0.56 * i - 0.14 for i in range(-6, 7))],
+        ([(x - 2, -2), (x - 1.72, -2), (x + 2.28, 2), (x + 2, 2)], 1.0) for x in (0.56 * i - 0.14 for i in range(-6, 7))
+    ],
     "polka dot": lambda half_height: [
-        (oval(x + 0.16 * (row % 2), y, 0.1, 0.1)[::3], 1.0) for row, y in enumerate(GRID) for x in GRID],
+        (oval(x + 0.16 * (row % 2), y, 0.1, 0.1)[::3], 1.0) for row, y in enumerate(GRID) for x in GRID
+    ],
     "checkered": lambda half_height: [
-        (box(x, y, x + 0.32, y + 0.32), 1.0) for row, y in enumerate(GRID) for x in GRID[row % 2 :: 2]],
+        (box(x, y, x + 0.32, y + 0.32), 1.0) for row, y in enumerate(GRID) for x in GRID[row % 2 :: 2]
+    ],
     "chevron": lambda half_height: [(chevron(0.42 * i - 0.2), 1.0) for i in range(-5, 6)],
     "two-tone": lambda half_height: [(box(-2, 0, 2, 2), 1.0)],
     "ombre": lambda half_height: [(box(-2, half_height * (i / 6 - 1), 2, 2), i / 11) for i in range(12)],

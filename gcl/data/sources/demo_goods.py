@@ -104,8 +104,18 @@ def lamp(pen: Pen, variant: int) -> None:
 
 def pillow(pen: Pen, variant: int) -> None:
     half = 0.52 if variant else 0.84
-    pen.body([(-0.96, -half - 0.08), (0, -half + 0.06), (0.96, -half - 0.08), (0.86, 0),
-              (0.96, half + 0.08), (0, half - 0.06), (-0.96, half + 0.08), (-0.86, 0)])
+    pen.body(
+        [
+            (-0.96, -half - 0.08),
+            (0, -half + 0.06),
+            (0.96, -half - 0.08),
+            (0.86, 0),
+            (0.96, half + 0.08),
+            (0, half - 0.06),
+            (-0.96, half + 0.08),
+            (-0.86, 0),
+        ]
+    )
     pen.badge(0.0, 0.0)
 
 
@@ -200,8 +210,11 @@ def skateboard(pen: Pen, variant: int) -> None:
         pen.line([(-0.46, y), (0.46, y)], "metal", 0.1)
         for x in (-0.46, 0.46):
             pen.part(box(x - 0.09, y - 0.14, x + 0.09, y + 0.14, 0.06), "dark")
-    pen.body([(0, -1.0), (0.3, -0.5), (0.36, 0.4), (0, 1.0), (-0.36, 0.4), (-0.3, -0.5)] if variant
-             else [*oval(0, -0.66, 0.36, 0.32, 180, 360), *oval(0, 0.66, 0.36, 0.32, 0, 180)])
+    pen.body(
+        [(0, -1.0), (0.3, -0.5), (0.36, 0.4), (0, 1.0), (-0.36, 0.4), (-0.3, -0.5)]
+        if variant
+        else [*oval(0, -0.66, 0.36, 0.32, 180, 360), *oval(0, 0.66, 0.36, 0.32, 0, 180)]
+    )
     pen.badge(0.0, 0.0)
 
 

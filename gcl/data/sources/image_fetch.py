@@ -105,8 +105,15 @@ class ImageDownloader:
             timeout = Timeout(max(deadline - time.monotonic(), 0.1))
             pool = self._pools.connection_from_host(address, port, url.scheme, {"server_hostname": host})
             try:
-                return pool.urlopen("GET", url.request_uri, headers=HEADERS | {"Host": url.netloc or ""}, retries=RETRY,
-                                    timeout=timeout, redirect=False, preload_content=False)
+                return pool.urlopen(
+                    "GET",
+                    url.request_uri,
+                    headers=HEADERS | {"Host": url.netloc or ""},
+                    retries=RETRY,
+                    timeout=timeout,
+                    redirect=False,
+                    preload_content=False,
+                )
             except MaxRetryError as error:
                 if not isinstance(error.reason, NewConnectionError) or address == addresses[-1]:
                     raise

@@ -51,8 +51,10 @@ def find_table(path: str | Path) -> Path:
     if not tables:
         raise UserError(f"{path} holds no table; put one there that ends in {', '.join(SUFFIXES)}")
     if len(tables) > 1:
-        raise UserError(f"{path} holds {len(tables)} tables ({', '.join(p.name for p in tables[:5])}); "
-                        f"name the one to read, such as {tables[0]}")
+        raise UserError(
+            f"{path} holds {len(tables)} tables ({', '.join(p.name for p in tables[:5])}); "
+            f"name the one to read, such as {tables[0]}"
+        )
     return tables[0]
 
 

@@ -1,0 +1,127 @@
+"""The order of samples: every sample at most once, the same for any number of processes, and wrong sizes refused."""
+
+import re
+
+import numpy as np
+import pytest
+
+from gcl.data.order import SampleOrder, build_lane_order, default_lanes
+from gcl.errors import UserError
+
+UNEVEN = (100, 7, 1, 64, 33)
+# shard sizes, batch size, lanes, window
+SHAPES = [
+    (UNEVEN, 16, 16, 8),
+    (UNEVEN, 24, 8, 5),  # window that does not divide the lane
+    (UNEVEN, 12, 4, 1000),  # window larger than the lane
+    (UNEVEN, 5, 1, 16),
+    ((50,), 16, 16, 4),  # fewer shards than lanes
+    ((1,) * 40, 8, 4, 3),  # shards of one sample
+]
+
+
+def epoch_samples(order: SampleOrder, epoch: int = 0) -> np.ndarray:
+    first = epoch * order.steps_per_epoch
+    return np.concatenate([order.batch(step) for step in range(first, first + order.steps_per_epoch)])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_epoch_has_every_sample_at_most_once_and_loses_less_than_a_batch_and_its_lanes(shape: tuple) -> None:
+    order = SampleOrder(*shape, seed=3)
+    for epoch in range(3):
+        samples = epoch_samples(order, epoch)
+        assert len(np.unique(samples)) == len(samples)
+        assert samples.min() >= 0 and samples.max() < order.samples
+        assert order.samples - len(samples) < order.batch_size + order.lanes
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_step_has_a_whole_batch_with_as_many_samples_of_every_lane(shape: tuple) -> None:
+    order = SampleOrder(*shape, seed=3)
+    lanes = [set(lane) for lane in order.lane_order(0).tolist()]
+    for step in range(order.steps_per_epoch):
+        rows = order.batch(step).reshape(order.lanes, -1)
+        assert rows.size == order.batch_size
+        assert all(set(row) <= lane for row, lane in zip(rows.tolist(), lanes, strict=True))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_any_number_of_processes_reads_the_same_global_batch(processes: int) -> None:
+    order = SampleOrder(UNEVEN, 24, 8, 16, seed=1)
+    order.check_processes(processes)
+    for step in (0, 5, order.steps_per_epoch, 3 * order.steps_per_epoch + 2):
+        blocks = [order.local_batch(step, process, processes) for process in range(processes)]
+        assert {len(block) for block in blocks} == {24 // processes}
+        assert np.concatenate(blocks).tolist() == order.batch(step).tolist()
+
+
+def test_the_order_is_a_pure_function_of_seed_epoch_and_step() -> None:
+    forward = [SampleOrder(UNEVEN, 16, 8, 16, seed=1).batch(step).tolist() for step in range(40)]
+    build_lane_order.cache_clear()
+    fresh = SampleOrder(UNEVEN, 16, 8, 16, seed=1)
+    assert [fresh.batch(step).tolist() for step in reversed(range(40))] == forward[::-1]
+    assert [SampleOrder(UNEVEN, 16, 8, 16, seed=2).batch(step).tolist() for step in range(40)] != forward
+
+
+def test_another_epoch_has_another_order_and_drops_other_samples() -> None:
+    order = SampleOrder((30, 20, 13), 16, 4, 8, seed=0)
+    epochs = [epoch_samples(order, epoch).tolist() for epoch in range(4)]
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert len({frozenset(epoch) for epoch in epochs}) > 1
+
+
+def test_every_epoch_lays_the_shards_out_anew() -> None:
+    order = SampleOrder((16,) * 8, 16, 1, 16, seed=0)  # every step is one shard
+    epochs = [[int(order.batch(step).min()) // 16 for step in range(first, first + 8)] for first in (0, 8, 16)]
+    assert len({tuple(shards) for shards in epochs}) == 3
+    assert [sorted(shards) for shards in epochs] == [list(range(8))] * 3
+
+
+def test_a_window_is_all_that_a_resumed_lane_reads_again() -> None:
+    order = SampleOrder((512,), 4, 4, 16, seed=0)
+    for lane in order.lane_order(0):
+        windows = np.sort(lane.reshape(-1, 16), axis=1)
+        assert (windows[:, -1] - windows[:, 0] == 15).all()  # 16 neighbours in the tar, shuffled
+        assert (np.diff(windows[:, 0]) == 16).all()
+
+
+@pytest.mark.parametrize("batch_size, lanes", [(128, 64), (96, 32), (100, 4), (7, 1), (64, 64), (4096, 64)])
+def test_default_lanes_divide_the_batch(batch_size: int, lanes: int) -> None:
+    assert default_lanes(batch_size) == lanes
+
+
+def test_a_batch_size_that_lanes_do_not_divide_is_refused_naming_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"batch_size 100 .* 64 lanes; nearest that fit: 64, 128$"):
+        SampleOrder((1000,), 100, 64, 16, seed=0)
+    with pytest.raises(UserError, match=r"nearest that fit: 64, 128$"):
+        SampleOrder((1000,), 20, 64, 16, seed=0)
+
+
+def test_a_batch_size_that_processes_do_not_divide_is_refused_naming_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"batch_size 100 .* 8 processes; nearest that fit: 96, 104$"):
+        SampleOrder((1000,), 100, 4, 16, seed=0).check_processes(8)
+
+
+@pytest.mark.parametrize("batch_size, lanes, processes", [(96, 32, 3), (120, 8, 6), (48, 16, 12)])
+def test_lanes_that_processes_do_not_divide_are_refused_naming_lanes_that_fit(
+    batch_size: int, lanes: int, processes: int
+) -> None:
+    with pytest.raises(UserError, match=f"{lanes} lanes .* {processes} processes") as refused:
+        SampleOrder((10_000,), batch_size, lanes, 16, seed=0).check_processes(processes)
+    named = re.findall(r"\d+", str(refused.value).partition("nearest that fit:")[2])
+    assert named
+    for value in named:
+        SampleOrder((10_000,), batch_size, int(value), 16, seed=0).check_processes(processes)
+
+
+def test_an_epoch_without_a_step_is_refused() -> None:
+    SampleOrder((16,), 16, 4, 8, seed=0)
+    for sizes in ((15,), (), (3, 3)):
+        with pytest.raises(UserError, match=f"{sum(sizes)} samples in 4 lanes are fewer than one batch of 16"):
+            SampleOrder(sizes, 16, 4, 8, seed=0)
+
+
+@pytest.mark.parametrize("lanes, window", [(0, 8), (-4, 8), (4, 0), (4, -1)])
+def test_lanes_and_windows_below_one_are_refused(lanes: int, window: int) -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        SampleOrder((64,), 16, lanes, window, seed=0)

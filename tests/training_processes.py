@@ -1,0 +1,147 @@
+"""Training runs as a user starts them: real processes, alone or under a launcher, and what they leave behind."""
+
+import json
+import os
+import random
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from wandb.proto.wandb_internal_pb2 import Record
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 240  # for one run, on a busy machine
+STEPS, SAVE_EVERY = 50, 10
+
+
+def arguments_for(shards: Path, run: Path, *more: str) -> list[str]:
+    """The command line of a small run that logs every step."""
+    return [
+        "model=tiny",
+        f"data.path={shards}",
+        f"output_dir={run}",
+        "data.workers=0",
+        "train.batch_size=32",
+        f"train.max_steps={STEPS}",
+        f"train.save_every={SAVE_EVERY}",
+        "train.eval_every=20",
+        "train.log_every=1",
+        "optim.lr=3e-4",
+        "optim.warmup_steps=5",
+        *more,
+    ]
+
+
+def one_core() -> set[int]:
+    """A core to stay on: a run then has one thread, and no two threads that wait for each other on a busy machine."""
+    return {random.choice(sorted(os.sched_getaffinity(0)))}
+
+
+def start(arguments: list[str], launcher: list[str] | None = None, **environment: str) -> subprocess.Popen[str]:
+    """A training process on one core, or the launcher of several."""
+    command = [*(launcher or [sys.executable]), str(ROOT / "train.py"), *arguments]
+    if launcher is None:
+        core = one_core()
+        command = ["taskset", "-c", ",".join(map(str, core)), *command]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a run that must end well; its standard output."""
+    try:
+        output, errors = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors[-3000:]
+    return output
+
+
+def launcher_of(processes: int) -> list[str]:
+    """accelerate launch on CPU, on a free port; needs ACCELERATE_USE_CPU=true."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    accelerate = Path(sys.executable).with_name("accelerate")
+    options = [
+        "--multi_gpu",
+        "--num_processes",
+        str(processes),
+        "--num_machines",
+        "1",
+        "--main_process_port",
+        str(port),
+    ]
+    return [str(accelerate), "launch", *options, "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def kill_after(process: subprocess.Popen[str], run: Path, step: int) -> None:
+    """Kill a run with signal 9 as soon as it has logged `step`."""
+    deadline = time.monotonic() + SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(row["step"] >= step for row in logged(run)):
+            break
+        time.sleep(0.01)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -9, errors[-3000:]
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl that are written to their end."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in logged(run)}
+
+
+def evaluations(run: Path) -> dict[str, dict[str, Any]]:
+    """step_00000000/TASK -> metrics."""
+    files = sorted(run.glob("evaluation/*/*/metrics.json"))
+    return {f"{file.parent.parent.name}/{file.parent.name}": json.loads(file.read_text()) for file in files}
+
+
+def wandb_files(run: Path) -> list[Path]:
+    """The offline runs in a run directory, in the order in which they were started."""
+    return sorted(run.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime)
+
+
+def wandb_losses(file: Path) -> dict[int, float]:
+    """step -> train/loss, as wandb wrote it down."""
+    found = {}
+    for record in wandb_records(file):
+        values = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+        if "train/loss" in values:
+            found[int(values["_step"])] = float(values["train/loss"])
+    return found
+
+
+def wandb_records(file: Path) -> list[Record]:
+    """The records of a .wandb file: LevelDB's log format behind a header of 7 bytes."""
+    content, block = file.read_bytes(), 32768
+    position, pending, records = 7, b"", []
+    while position + 7 <= len(content):
+        if block - position % block < 7:
+            position += block - position % block  # too small for another header
+            continue
+        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+        if kind == 0:
+            break
+        pending += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(pending))
+            pending = b""
+    return records
