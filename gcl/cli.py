@@ -54,9 +54,10 @@ def run_command(command: Callable[[], None]) -> None:
 
 def say(error: UserError) -> None:
     """Print an error once: before processes have joined, every rank fails alike, and rank 0 speaks for all."""
+    message = str(error).splitlines()[-1].removeprefix("gcl.errors.UserError: ")  # a data worker's comes with its trace
     from gcl.distributed import is_initialized, rank  # noqa: PLC0415  # torch is slow to import, and --help needs none
 
     if is_initialized():
-        print(f"gcl: error: [rank {rank()}] {error}", file=sys.stderr, flush=True)
+        print(f"gcl: error: [rank {rank()}] {message}", file=sys.stderr, flush=True)
     elif os.environ.get("RANK", "0") == "0":
-        print(f"gcl: error: {error}", file=sys.stderr, flush=True)
+        print(f"gcl: error: {message}", file=sys.stderr, flush=True)

@@ -235,6 +235,17 @@ def test_without_augmentation_every_epoch_sees_the_image_as_it_is(reader: ShardR
     assert images_by_sample(reader, Augmentation(), seed=1, epoch=3, processes=2) == expected
 
 
+def test_evaluation_sees_the_image_as_it_is_whatever_the_augmentation(reader: ShardReader) -> None:
+    plain, augmenting = (builder(a).build(list(reader), list(range(16))) for a in (None, Augmentation(0.3, 1.0)))
+    assert torch.equal(plain.images["image"], augmenting.images["image"])
+
+
+def test_half_of_the_images_are_flipped_where_the_probability_is_a_half() -> None:
+    image = torch.arange(12).reshape(1, 3, 4)
+    flipped = [images.augment(image, Augmentation(flip=0.5), np.random.default_rng(seed)) for seed in range(400)]
+    assert 160 < sum(torch.equal(after, image.flip(2)) for after in flipped) < 240
+
+
 def test_a_flip_is_a_mirror_and_a_crop_keeps_its_area_and_shape() -> None:
     image = torch.arange(3 * 60 * 80, dtype=torch.int32).reshape(3, 60, 80)
     assert torch.equal(images.augment(image, Augmentation(flip=1.0), np.random.default_rng(0)), image.flip(2))

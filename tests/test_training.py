@@ -63,11 +63,10 @@ def resumed(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def run_here() -> Iterator[Run]:
     """Train in this process, as `python train.py ARGUMENTS` does, and leave no trace of it in torch or accelerate."""
-    threads, cores = torch.get_num_threads(), os.sched_getaffinity(0)
+    threads = torch.get_num_threads()
     AcceleratorState._reset_state(reset_partial_state=True)
-    os.sched_setaffinity(0, one_core())
-    yield lambda arguments: run_command(lambda: train.main(arguments))
-    os.sched_setaffinity(0, cores)
+    with one_core():
+        yield lambda arguments: run_command(lambda: train.main(arguments))
     AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_num_threads(threads)
 

@@ -8,6 +8,8 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +38,28 @@ def arguments_for(shards: Path, run: Path, *more: str) -> list[str]:
     ]
 
 
-def one_core() -> set[int]:
-    """A core to stay on: a run then has one thread, and no two threads that wait for each other on a busy machine."""
-    return {random.choice(sorted(os.sched_getaffinity(0)))}
+@contextmanager
+def one_core() -> Iterator[None]:
+    """What starts here has one core, hence one thread: on a busy machine two threads mostly wait for each other."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {random.choice(sorted(cores))})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def start(arguments: list[str], launcher: list[str] | None = None, **environment: str) -> subprocess.Popen[str]:
     """A training process on one core, or the launcher of several."""
     command = [*(launcher or [sys.executable]), str(ROOT / "train.py"), *arguments]
-    if launcher is None:
-        core = one_core()
-        command = ["taskset", "-c", ",".join(map(str, core)), *command]
-    return subprocess.Popen(
-        command,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with nullcontext() if launcher else one_core():
+        return subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
 
 def finish(process: subprocess.Popen[str]) -> str:

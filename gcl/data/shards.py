@@ -142,9 +142,15 @@ class ShardReader:
     def __getitem__(self, number: int) -> Record:
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         start, end = self._offsets[shard][number - self._starts[shard] :][:2]
-        return record_from_tar(
-            os.pread(self._descriptor(shard), int(end - start), int(start)), f"{self.split}:{number}"
-        )
+        try:
+            span = os.pread(self._descriptor(shard), int(end - start), int(start))
+            return record_from_tar(span, f"{self.split}:{number}")
+        except (OSError, tarfile.TarError, ValueError, IndexError) as error:
+            path = self.folder / self.shards[shard].file
+            raise UserError(
+                f"sample {number} of split {self.split} cannot be read from {path} ({error}); "
+                "copy the shard again or run gcl prepare again"
+            ) from error
 
     def __iter__(self) -> Iterator[Record]:
         return (self[number] for number in range(len(self)))

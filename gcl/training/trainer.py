@@ -148,7 +148,8 @@ class Trainer:
                 tracker.log_evaluation(step, {name: files["metrics"] for name, files in results.items()})
 
     def _log_if_due(self, step: int, measured: dict[str, float], seconds: float) -> None:
-        if not self.accelerator.is_main_process or (step % self.settings.log_every and step != self.settings.max_steps):
+        due = step % self.settings.log_every == 0 or step in (1, self.settings.max_steps)
+        if not (due and self.accelerator.is_main_process):
             return
         row = {
             "step": step,
