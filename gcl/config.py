@@ -5,6 +5,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,12 +21,14 @@ from gcl.parts import (
     Settings,
     check,
     comments,
+    dataclass_of,
     is_part,
     is_unset,
     locate,
     nearest,
     parameters_of,
     plain_default,
+    type_hints,
 )
 
 
@@ -55,6 +58,8 @@ def load_settings(verb: str, schema: Schema, arguments: list[str]) -> Settings:
             settings = compose_settings(verb, overrides, config_dir)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(first_line(error)) from error
+        except yaml.MarkedYAMLError as error:
+            raise UserError(f"no YAML: {error.problem} {str(error.problem_mark).strip()}") from error
         if wants_help:
             print(help_text(verb, schema, settings))
             sys.exit(0)
@@ -144,7 +149,8 @@ def help_text(verb: str, schema: Schema, settings: Settings) -> str:
         *(schema.__doc__ or "").splitlines(),
     ]
     lines += ["", "Groups (choose with group=option):"]
-    groups = sorted(set(settings) & set(loader.list_groups("")))
+    names = parameters_of(schema)
+    groups = [group for group in sorted(loader.list_groups("")) if group in names or f"{group}s" in names]
     groups += ["experiment"] if verb == "train" else []
     lines += [f"  {group:<12} {', '.join(loader.get_group_options(group))}" for group in groups]
     lines += ["", "Settings (as composed by this command line):", *settings_help(settings, schema, "")]
@@ -154,12 +160,19 @@ def help_text(verb: str, schema: Schema, settings: Settings) -> str:
 def settings_help(settings: Settings, schema: Schema, path: str) -> list[str]:
     """One line for each setting: its name, value and comment; parts below the plain values."""
     lines, parts = [], []
-    explanations = comments(schema)
+    explanations, hints = comments(schema), type_hints(schema)
     for name, parameter in parameters_of(schema).items():
         value = settings.get(name, plain_default(schema, name, parameter))
         if is_part(value):
             parts += ["", f"  {path}{name}: {value[TARGET]}"]
             parts += settings_help(value, locate(value[TARGET], path + name, False), f"{path}{name}.")
+        elif isinstance(value, dict) and (inner := dataclass_of(hints[name])):
+            parts += ["", f"  {path}{name}: {explanations.get(name, '')}"]
+            parts += settings_help(value, inner, f"{path}{name}.")
+        elif isinstance(value, dict) and any(is_part(item) for item in value.values()):
+            for key, item in value.items():
+                parts += ["", f"  {path}{name}.{key}: {item[TARGET]}"]
+                parts += settings_help(item, locate(item[TARGET], path + name, False), f"{path}{name}.{key}.")
         else:
             shown = "(required)" if is_unset(value) else str(value)
             lines.append(f"  {f'{path}{name}={shown}':<44} {explanations.get(name, '')}".rstrip())

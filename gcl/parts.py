@@ -21,10 +21,16 @@ from gcl.errors import UserError
 
 TARGET = "_target_"
 REQUIRED = "???"  # OmegaConf's mark for a value that must be given
+# Where parts live; and a part is a class or a `build_` function, which only makes an object.
+PART_PACKAGES = ("gcl.data.", "gcl.losses.", "gcl.models.", "gcl.retrieval.", "gcl.training.")
 PARAMETER_COMMENT = re.compile(r"^\s*(\w+)\s*:.*?\s#\s(.*)$", re.MULTILINE)
 
 Settings = dict[str, Any]
 Schema = Callable[..., Any]
+
+
+class UnsetError(UserError):
+    """A setting that has no default and was not given."""
 
 
 def check(settings: Settings, schema: Schema, path: str = "", only_gcl: bool = False) -> Settings:
@@ -45,13 +51,19 @@ def check(settings: Settings, schema: Schema, path: str = "", only_gcl: bool = F
             raise UserError(
                 f"unknown setting {path}{key}{suggestion(key, path, parameters, settings)}; --help lists them all"
             )
+    unset: UnsetError | None = None  # raised last: a misspelt name is often why another is missing
     for name, parameter in parameters.items():
-        if is_unset(settings.get(name, parameter.default)):
-            raise UserError(f"{path}{name} must be set{explained(schema, name)}")
-        if name in settings:
-            checked[name] = check_value(settings[name], hints[name], f"{path}{name}", only_gcl)
-        else:
-            checked[name] = plain_default(schema, name, parameter)
+        try:
+            if is_unset(settings.get(name, parameter.default)):
+                raise UnsetError(f"{path}{name} must be set{explained(schema, name)}")
+            if name in settings:
+                checked[name] = check_value(settings[name], hints[name], f"{path}{name}", only_gcl)
+            else:
+                checked[name] = plain_default(schema, name, parameter)
+        except UnsetError as error:
+            unset = unset or error
+    if unset:
+        raise unset
     return checked
 
 
@@ -59,12 +71,14 @@ def check_value(value: Any, hint: Any, path: str, only_gcl: bool) -> Any:
     """One value, checked against its type; a part or a settings dataclass is checked by its own constructor."""
     if is_part(value):
         return check(value, locate(value[TARGET], path, only_gcl), f"{path}.", only_gcl)
-    if isinstance(value, dict) and any(is_part(inner) for inner in value.values()):
-        return {key: check_value(inner, Any, f"{path}.{key}", only_gcl) for key, inner in value.items()}
     if (inner := dataclass_of(hint)) and isinstance(value, dict):
         return check(value, inner, f"{path}.", only_gcl)
     if inner and isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return [check(item, inner, f"{path}[{i}].", only_gcl) for i, item in enumerate(value)]
+    if isinstance(value, dict) and holds_part(value):
+        return {key: check_value(inner, Any, f"{path}.{key}", only_gcl) for key, inner in value.items()}
+    if isinstance(value, list) and holds_part(value):
+        return [check_value(item, Any, f"{path}[{i}]", only_gcl) for i, item in enumerate(value)]
     if hint is Any or not is_plain(hint):
         if value is None or hint is Any:
             return value
@@ -92,6 +106,18 @@ def check_parts(settings: Settings) -> Settings:
 
 def is_part(value: Any) -> bool:
     return isinstance(value, dict) and TARGET in value
+
+
+def holds_part(value: Any) -> bool:
+    """Whether there is a part at any depth."""
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return is_part(value) or any(holds_part(item) for item in inner)
+
+
+def is_own_part(found: Any) -> bool:
+    """Whether this is one of gcl's parts: a class or a `build_` function that gcl defines."""
+    defined_in = str(getattr(found, "__module__", ""))
+    return defined_in.startswith(PART_PACKAGES) and (inspect.isclass(found) or found.__name__.startswith("build_"))
 
 
 def is_plain(hint: Any) -> bool:
@@ -124,7 +150,7 @@ def locate(target: Any, path: str, only_gcl: bool) -> Schema:
         UserError: there is none, or it is not defined in gcl where only gcl's own may be used.
     """
     module_name, _, name = str(target).rpartition(".")
-    if only_gcl and not module_name.startswith("gcl."):
+    if only_gcl and not module_name.startswith(PART_PACKAGES):
         raise UserError(
             f"{path}.{TARGET}={target} lies outside gcl; settings that come with a checkpoint may only name gcl's parts"
         )
@@ -132,7 +158,7 @@ def locate(target: Any, path: str, only_gcl: bool) -> Schema:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{path}.{TARGET}={target} cannot be imported ({error}); write it as module.Class") from error
-    if only_gcl and not str(getattr(found, "__module__", "")).startswith("gcl."):
+    if only_gcl and not is_own_part(found):
         raise UserError(
             f"{path}.{TARGET}={target} is not gcl's own; settings that come with a checkpoint may only name gcl's parts"
         )

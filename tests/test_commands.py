@@ -1,4 +1,4 @@
-"""`gcl evaluate` and `gcl export`: a run's numbers come back, its weights load elsewhere, and wrong files are refused."""
+"""`gcl evaluate` and `gcl export`: a run's numbers come back, its weights load elsewhere, bad files are refused."""
 
 import json
 import os
@@ -40,7 +40,9 @@ def evaluate(checkpoint: object, output: Path, *more: str) -> dict[str, object]:
 @pytest.mark.parametrize("task", ["title2image", "category2image"])
 def test_evaluate_gives_the_numbers_of_the_run(run: Path, tmp_path: Path, task: str) -> None:
     own = json.loads((run / "evaluation" / "step_00000010" / task / "metrics.json").read_text())
-    assert evaluate(run, tmp_path, f"task={task}") == pytest.approx(own, rel=1e-6)
+    again = evaluate(run, tmp_path, f"task={task}")
+    assert again.pop("by_cutoff") == pytest.approx(own.pop("by_cutoff"), rel=1e-6)
+    assert again == pytest.approx(own, rel=1e-6)
 
 
 def test_a_run_a_checkpoint_folder_and_an_exported_file_evaluate_alike(
@@ -64,8 +66,9 @@ def test_the_export_loads_in_plain_open_clip_and_embeds_alike(run: Path, tmp_pat
     run_verb("export", [f"checkpoint={run}", f"output_dir={tmp_path}"])
     script = """
 import sys, json, torch, open_clip
-open_clip.add_model_config(sys.argv[1] + "/gcl-tiny.json")
-model, _, _ = open_clip.create_model_and_transforms("gcl-tiny", pretrained=sys.argv[1] + "/gcl-tiny.pt", weights_only=True)
+exported = sys.argv[1] + "/gcl-tiny"
+open_clip.add_model_config(exported + ".json")
+model, _, _ = open_clip.create_model_and_transforms("gcl-tiny", pretrained=exported + ".pt", weights_only=True)
 torch.manual_seed(0)
 image, text = torch.randn(2, 3, 32, 32), open_clip.get_tokenizer("gcl-tiny")(["a red mug", "a blue chair"])
 with torch.inference_mode():
@@ -97,7 +100,7 @@ def test_a_joined_start_exports_with_its_text_tower_beside_it(tmp_path: Path) ->
 def test_an_export_that_differs_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def perturbed(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         state = exported_state(model)  # type: ignore[arg-type]
-        return state | {"visual.conv1.weight": state["visual.conv1.weight"] + 0.1}
+        return state | {"text.text_projection": -state["text.text_projection"]}
 
     monkeypatch.setattr("gcl.export.pt.exported_state", perturbed)
     with pytest.raises(UserError, match="differently"):
@@ -141,7 +144,7 @@ def test_a_run_that_names_foreign_code_is_refused(run: Path, tmp_path: Path) -> 
     [
         (lambda run: (run / "checkpoints").rename(run / "gone"), "no complete checkpoint"),
         (lambda run: [marker.unlink() for marker in run.glob("checkpoints/*/COMPLETE")], "no complete checkpoint"),
-        (lambda run: [os.truncate(file, 1000) for file in run.glob("checkpoints/*/model.safetensors")], "cannot be loaded"),
+        (lambda run: [os.truncate(file, 1000) for file in run.glob("*/*/model.safetensors")], "cannot be loaded"),
         (lambda run: (run / "config.yaml").write_text("model: ["), "cannot be read"),
     ],
     ids=["no checkpoints", "incomplete", "truncated", "broken config"],

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from gcl.data.record import IMAGE_FORMATS
+from gcl.data.record import IMAGE_FORMATS, MAX_PIXELS
 
-MAX_PIXELS = 64_000_000  # larger images are not decoded
+EXIF_SEARCHED = 65_536  # bytes; other segments, such as a comment or a preview, may stand before it
 
 
 @dataclass
@@ -66,7 +66,7 @@ def decode(encoded: bytes) -> Tensor:
         OSError: the bytes are no image, are cut short or hold too many pixels.
     """
     try:
-        if encoded[:2] == b"\xff\xd8" and b"Exif" not in encoded[:64]:
+        if encoded[:2] == b"\xff\xd8" and b"Exif\0\0" not in encoded[:EXIF_SEARCHED]:
             height, width, colour, _ = simplejpeg.decode_jpeg_header(encoded)
             if colour in ("YCbCr", "Gray") and height * width <= MAX_PIXELS:
                 return torch.from_numpy(simplejpeg.decode_jpeg(encoded, colorspace="RGB")).permute(2, 0, 1)
@@ -80,6 +80,8 @@ def decode_with_pillow(encoded: bytes) -> Tensor:
         if opened.width * opened.height > MAX_PIXELS:
             raise OSError(f"{opened.width} x {opened.height} pixels are more than {MAX_PIXELS}")
         image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would cut off at 255
+            image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)

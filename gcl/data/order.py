@@ -29,6 +29,8 @@ class SampleOrder:
     seed: int
 
     def __post_init__(self) -> None:
+        if min(self.lanes, self.window) < 1:
+            raise UserError(f"data.lanes {self.lanes} and data.window {self.window} must be at least 1")
         if self.batch_size % self.lanes:
             raise UserError(
                 f"batch_size {self.batch_size} is not a multiple of {self.lanes} lanes; "
@@ -59,7 +61,7 @@ class SampleOrder:
         if self.lanes % processes:
             raise UserError(
                 f"{self.lanes} lanes are not divisible by {processes} processes; "
-                f"{nearest_multiples(self.lanes, processes)}"
+                f"{nearest_lanes(self.lanes, self.batch_size, processes)}"
             )
 
     def epoch(self, step: int) -> int:
@@ -103,5 +105,11 @@ def default_lanes(batch_size: int) -> int:
 
 
 def nearest_multiples(value: int, divisor: int) -> str:
-    below = value - value % divisor
-    return f"nearest that fit: {below or divisor}, {below + divisor}"
+    below = max(divisor, value - value % divisor)
+    return f"nearest that fit: {below}, {below + divisor}"
+
+
+def nearest_lanes(lanes: int, batch_size: int, processes: int) -> str:
+    """The multiples of `processes` nearest to `lanes` that divide the batch; it is itself a multiple of `processes`."""
+    fitting = [n for n in range(processes, batch_size + 1, processes) if batch_size % n == 0]
+    return f"nearest that fit: {', '.join(map(str, sorted(fitting, key=lambda n: abs(n - lanes))[:2]))}"

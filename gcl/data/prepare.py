@@ -38,7 +38,7 @@ class Source(Protocol):
 class SplitSettings:
     """How rows are shared among splits: by the hash of one field, so that rows equal in it stay together."""
 
-    by: str = "title"  # field whose value decides
+    by: str = "title"  # field whose value decides; a row without it is refused
     validation: float = 0.1  # share of the field's values
     test: float = 0.0  # share of the field's values
 
@@ -50,7 +50,7 @@ class SplitSettings:
 
     def split_of(self, record: Record) -> str:
         """A pure function of the field's value."""
-        value = " ".join(str(record.fields.get(self.by, record.item_id)).casefold().split())
+        value = " ".join(str(record.fields[self.by]).casefold().split())
         place = int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest()) / 2**64
         if place < self.validation:
             return "validation"
@@ -68,6 +68,12 @@ class PrepareSettings:
     samples_per_shard: int = 1000  # rows of one tar
     max_refused_share: float = 0.1  # of all rows; more than that is taken for a mistake in the settings
 
+    def __post_init__(self) -> None:
+        if self.samples_per_shard < 1:
+            raise UserError(f"samples_per_shard {self.samples_per_shard} must be at least 1")
+        if not 0 <= self.max_refused_share <= 1:
+            raise UserError(f"max_refused_share {self.max_refused_share} must be a share from 0 to 1")
+
 
 def main(arguments: list[str]) -> None:
     settings = load_settings("prepare", PrepareSettings, arguments)
@@ -82,6 +88,8 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
         UserError: the folder is taken, or more rows are refused than allowed (the list of them stays).
     """
     output = Path(settings.output_dir)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output_dir {output} is a file; choose another")
     if output.exists() and any(output.iterdir()):
         raise UserError(f"output_dir {output} is not empty; choose another, or remove it first")
     temporary = output.with_name(output.name + ".tmp")
@@ -117,7 +125,7 @@ def write_rows(settings: PrepareSettings, writers: dict[str, ShardWriter], listi
     with listing.open("w") as file, progress_bar() as progress:
         task = progress.add_task("prepare", total=len(settings.source))
         for row in settings.source:
-            checked = row if isinstance(row, Refusal) else check_row(row, settings.required, seen)
+            checked = row if isinstance(row, Refusal) else check_row(row, [*settings.required, settings.split.by], seen)
             if isinstance(checked, Refusal):
                 refused[checked.reason] += 1
                 file.write(

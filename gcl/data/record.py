@@ -21,6 +21,7 @@ IMAGE_FORMATS = (
     "WEBP",
     "GIF",
 )  # the formats that are opened; others would start more of Pillow than is safe
+MAX_PIXELS = 64_000_000  # larger images are not decoded
 REPLACEMENT_CHARACTER = "\ufffd"
 
 
@@ -71,6 +72,8 @@ def image_problem(encoded: bytes) -> str | None:
     """Why these bytes are not a whole image, or None."""
     try:
         with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}"
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return str(error)

@@ -123,16 +123,16 @@ class ShardReader:
                 f"{self.folder} holds no {MANIFEST}; write shards there with `gcl prepare source=catalog "
                 f"source.path=DIR output_dir={self.folder}`"
             )
-        splits = json.loads(manifest.read_text())["splits"]
+        splits = read_splits(manifest)
         if not splits.get(split):
             raise UserError(
                 f"split {split!r} of {self.folder} is empty or absent; it has "
                 f"{', '.join(name for name in splits if splits[name]) or 'no rows at all'}"
             )
-        self.shards = [Shard(**shard) for shard in splits[split]]
+        self.shards = splits[split]
         for shard in self.shards:
             self._check(shard)
-        self._offsets = [np.load((self.folder / s.file).with_suffix(".npy"), allow_pickle=False) for s in self.shards]
+        self._offsets = [read_offsets((self.folder / shard.file).with_suffix(".npy")) for shard in self.shards]
         self._starts = np.cumsum([0] + [shard.samples for shard in self.shards])
         self._files: dict[tuple[int, int], int] = {}
 
@@ -183,6 +183,24 @@ class ShardReader:
         if key not in self._files:
             self._files[key] = os.open(self.folder / self.shards[shard].file, os.O_RDONLY)
         return self._files[key]
+
+
+def read_splits(manifest: Path) -> dict[str, list[Shard]]:
+    """The shards of each split."""
+    try:
+        splits = json.loads(manifest.read_text())["splits"]
+        return {split: [Shard(**shard) for shard in shards] for split, shards in splits.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{manifest} cannot be read ({error}); run gcl prepare again") from error
+
+
+def read_offsets(index: Path) -> np.ndarray:
+    """What `sample_offsets` found: (samples + 1,) int64."""
+    try:
+        offsets: np.ndarray = np.load(index, allow_pickle=False)
+        return offsets
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{index} cannot be read ({error}); copy it again or run gcl prepare again") from error
 
 
 def record_from_tar(span: bytes, origin: str) -> Record:

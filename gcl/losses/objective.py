@@ -22,9 +22,7 @@ class Pair:
     left: dict[str, float]  # field -> weight, such as {query: 1.0}
     right: dict[str, float]  # field -> weight, such as {image: 0.9, title: 0.1}
     weight: float = 1.0  # of this pair's loss in the sum
-    same: list[str] = field(
-        default_factory=list
-    )  # fields whose equality makes two rows no negatives; []: item_id and both sides' text fields
+    same: list[str] = field(default_factory=list)  # equal in one: no negatives; []: item_id and both sides' texts
 
 
 class Objective:

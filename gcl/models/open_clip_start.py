@@ -24,8 +24,7 @@ SIGLIP_IMAGE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation"
 
 def build_open_clip(
     architecture: str,  # open_clip name, hf-hub:ORG/NAME, local-dir:FOLDER, or a model config FILE.json
-    pretrained: str
-    | None = None,  # open_clip tag, hf-hub:ORG/NAME, or a .pt or .safetensors file; null: random weights
+    pretrained: str | None = None,  # open_clip tag, hf-hub:ORG/NAME, or a .pt or .safetensors file; null: random
     tokenizer: str | None = None,  # folder or Hub name of a Hugging Face tokenizer; null: the architecture's own
     siglip_image: bool = False,  # mean and std 0.5, squash, bicubic, whatever the weights say
     load_weights: bool = True,  # false: random weights of the right shape

@@ -86,7 +86,8 @@ def retrieval_metrics(
 
 
 def mean(values: np.ndarray) -> float:
-    return float(values.mean())
+    """Summed query by query, as pytrec_eval's users do: a mean on the edge of a digit is then printed as theirs is."""
+    return float(values.cumsum()[-1] / len(values))
 
 
 def hits(grades: np.ndarray, k: int) -> np.ndarray:
@@ -119,7 +120,7 @@ def reciprocal_rank(grades: np.ndarray, k: int) -> np.ndarray:
 def expected_reciprocal_rank(grades: np.ndarray, highest: float) -> np.ndarray:
     """sum_r (1/r) p_r prod_{i<r} (1 - p_i), with p = (2^grade - 1) / 2^highest: (queries,)."""
     stop = (2.0**grades - 1) / 2.0**highest
-    reached = np.cumprod(1 - stop, axis=1) / (1 - stop)
+    reached = np.cumprod(1 - np.pad(stop, ((0, 0), (1, 0)))[:, :-1], axis=1)
     return (stop * reached / np.arange(1, grades.shape[1] + 1)).sum(1)
 
 

@@ -88,7 +88,9 @@ class RunDirectory:
         try:
             return check_parts(yaml.safe_load(file.read_text()))
         except (OSError, yaml.YAMLError, AttributeError) as error:
-            raise UserError(f"{file} cannot be read ({error}); a run's directory holds one") from error
+            raise UserError(
+                f"{file} cannot be read ({' '.join(str(error).split())}); a run's directory holds one"
+            ) from error
 
 
 def step_name(step: int) -> str:

@@ -16,9 +16,7 @@ class WandbTracker:
     def __init__(
         self,
         project: str = "gcl",  # wandb project
-        mode: Literal[
-            "online", "offline"
-        ] = "online",  # offline: written to the run directory, sent later by `wandb sync`
+        mode: Literal["online", "offline"] = "online",  # offline: kept in the run directory, sent later by `wandb sync`
         entity: str | None = None,  # wandb user or team; null: your default
         group: str | None = None,  # wandb group
     ) -> None:
