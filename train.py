@@ -10,7 +10,7 @@ from typing import Any
 
 from gcl.cli import run_command
 from gcl.config import load_settings
-from gcl.data.batch import BatchBuilder, split_fields
+from gcl.data.batch import BatchBuilder
 from gcl.data.images import ImageReader
 from gcl.data.loader import DataSettings, StepBatches, sample_order
 from gcl.data.shards import ShardReader
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     loss = functools.partial(objective.loss, build(settings["loss"]))
 
     def batch_builder(fields: list[str], augmentation: Any = None) -> BatchBuilder:
-        images, texts = split_fields(fields, training_rows[0])
+        images, texts = training_rows.split_fields(fields)
         reader = ImageReader(model.image.size, model.image.interpolation, model.image.resize_mode, augmentation)
         return BatchBuilder(images, texts, objective.identity_fields, reader, model.tokenizer)
 
@@ -86,13 +86,12 @@ def main(arguments: list[str]) -> None:
     fingerprint = Fingerprint(settings["seed"], train.batch_size, order.lanes, order.window, training_rows.fingerprint)
     checkpoints = Checkpoints(run.checkpoints, fingerprint, train.keep_checkpoints)
     trackers = [ConsoleTracker()] + ([build(settings["tracking"])] if settings["tracking"] else [])
-    if accelerator.is_main_process:
-        run.begin(settings, accelerator.num_processes)
-        model.save_tokenizer(run.tokenizer)
 
     trainer = Trainer(
         accelerator, train, optim, model, optimizer, loss, batches, evaluation, checkpoints, run, trackers
     )
+    if accelerator.is_main_process:
+        model.save_tokenizer(run.tokenizer)
     trainer.fit(settings, settings["resume"])
 
     if accelerator.is_main_process:

@@ -27,18 +27,33 @@ def start_processes(precision: str, timeout_seconds: int = 1800) -> Accelerator:
         mixed_precision=precision,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_seconds))],
     )
+    check_launch(accelerator)
+    if accelerator.device.type == "cpu":
+        use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        keep_memory()
+    return accelerator
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Refuse what would silently be one process, or several that train apart.
+
+    Raises:
+        UserError: naming the launch that works.
+    """
+    remedy = "start them with `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N train.py ...`"
     launched = int(os.environ.get("WORLD_SIZE", 1))
     alone = launched > 1 and accelerator.distributed_type == DistributedType.NO
     if accelerator.num_processes != launched or alone:
         raise UserError(
             f"the launcher started {launched} processes, but Accelerate sees {accelerator.num_processes} "
-            f"({accelerator.distributed_type.value}); without GPUs start them with "
-            f"`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {launched} train.py ...`"
+            f"({accelerator.distributed_type.value}); without GPUs {remedy}"
         )
-    if accelerator.device.type == "cpu":
-        use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        keep_memory()
-    return accelerator
+    # `accelerate launch --cpu --num_processes N` starts one process; its only trace is an address meant for several.
+    if "WORLD_SIZE" not in os.environ and {"MASTER_ADDR", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys():
+        raise UserError(
+            f"the launcher was asked for several processes and started one; without GPUs {remedy} "
+            "(one process alone: unset MASTER_ADDR)"
+        )
 
 
 def is_initialized() -> bool:

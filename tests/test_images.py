@@ -201,7 +201,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
     for record in DemoSource(products=16, image_size=64):
         writer.write(record)  # type: ignore[arg-type]
     writer.close()
-    write_manifest(folder, {"train": writer.shards}, {})
+    write_manifest(folder, {"train": writer}, {})
     return ShardReader(folder, "train")
 
 

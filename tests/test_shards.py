@@ -38,7 +38,7 @@ def write_split(folder: Path, records: list[Record], samples_per_shard: int = 3)
     for record in records:
         writer.write(record)
     writer.close()
-    write_manifest(folder, {"train": writer.shards, "test": []}, {})
+    write_manifest(folder, {"train": writer, "test": ShardWriter(folder, "test", 1)}, {})
     return ShardReader(folder, "train")
 
 

@@ -89,9 +89,3 @@ def identity(records: list[Record], name: str) -> Tensor:
 def hash64(text: str) -> int:
     """A signed 64-bit hash, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
-
-
-def split_fields(fields: list[str], sample: Record) -> tuple[list[str], list[str]]:
-    """The image fields and the text fields among `fields`, told by one record of the data."""
-    images = [name for name in fields if name in sample.images]
-    return images, [name for name in fields if name not in images]

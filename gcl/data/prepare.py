@@ -107,11 +107,7 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
             f"{sum(refused.values())} of {total} rows were refused ({reasons(refused)}), more than "
             f"max_refused_share={settings.max_refused_share}; nothing was written; see {listing}"
         )
-    write_manifest(
-        temporary,
-        {split: writer.shards for split, writer in writers.items()},
-        {**facts, "rows": rows, "refused": dict(refused)},
-    )
+    write_manifest(temporary, writers, {**facts, "rows": rows, "refused": dict(refused)})
     if output.exists():
         output.rmdir()
     temporary.rename(output)

@@ -19,8 +19,10 @@ import webdataset
 
 from gcl.data.record import Record
 from gcl.errors import UserError
+from gcl.parts import nearest
 
 MANIFEST = "manifest.json"
+IMAGE, TEXT = "image", "text"  # what a field can be
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class ShardWriter:
         self.folder, self.split, self.samples_per_shard = folder, split, samples_per_shard
         self.shards: list[Shard] = []
         self.samples = 0
+        self.kinds: dict[str, str] = {}  # field -> "image" or "text"
         self._tar: webdataset.TarWriter | None = None
         self._in_shard = 0
 
@@ -53,6 +56,7 @@ class ShardWriter:
         }
         sample |= {f"{name}.{image_suffix(encoded)}": encoded for name, encoded in sorted(record.images.items())}
         self._tar.write(sample)
+        self.kinds |= {name: TEXT for name in record.fields} | {name: IMAGE for name in record.images}
         self.samples += 1
         self._in_shard += 1
         if self._in_shard == self.samples_per_shard:
@@ -100,11 +104,12 @@ def sample_offsets(tar: Path) -> np.ndarray:
     return np.array([*offsets, end] if offsets else [0], dtype=np.int64)
 
 
-def write_manifest(folder: Path, splits: dict[str, list[Shard]], facts: dict[str, Any]) -> None:
-    """Write manifest.json: the shards of each split, beside `facts` on where they came from."""
-    shards = {split: [asdict(shard) for shard in listed] for split, listed in splits.items()}
+def write_manifest(folder: Path, writers: dict[str, ShardWriter], facts: dict[str, Any]) -> None:
+    """Write manifest.json: the fields, the shards of each split, and `facts` on where they came from."""
+    fields = {name: kind for writer in writers.values() for name, kind in writer.kinds.items()}
+    splits = {split: [asdict(shard) for shard in writer.shards] for split, writer in writers.items()}
     temporary = folder / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps({**facts, "splits": shards}, indent=1, ensure_ascii=False) + "\n")
+    temporary.write_text(json.dumps({**facts, "fields": fields, "splits": splits}, indent=1, ensure_ascii=False) + "\n")
     temporary.rename(folder / MANIFEST)
 
 
@@ -123,7 +128,7 @@ class ShardReader:
                 f"{self.folder} holds no {MANIFEST}; write shards there with `gcl prepare source=catalog "
                 f"source.path=DIR output_dir={self.folder}`"
             )
-        splits = read_splits(manifest)
+        self.kinds, splits = read_manifest(manifest)
         if not splits.get(split):
             raise UserError(
                 f"split {split!r} of {self.folder} is empty or absent; it has "
@@ -155,6 +160,21 @@ class ShardReader:
     def __iter__(self) -> Iterator[Record]:
         return (self[number] for number in range(len(self)))
 
+    def split_fields(self, fields: list[str]) -> tuple[list[str], list[str]]:
+        """The image fields and the text fields among `fields`.
+
+        Raises:
+            UserError: a field that no row has, naming the nearest.
+        """
+        for name in fields:
+            if name not in self.kinds:
+                raise UserError(
+                    f"field {name!r} is in no row of {self.folder}{nearest(name, self.kinds)}; there are "
+                    f"{', '.join(self.kinds)}"
+                )
+        images = [name for name in fields if self.kinds[name] == IMAGE]
+        return images, [name for name in fields if self.kinds[name] == TEXT]
+
     @property
     def fingerprint(self) -> str:
         """A digest of the split's content and order."""
@@ -185,11 +205,12 @@ class ShardReader:
         return self._files[key]
 
 
-def read_splits(manifest: Path) -> dict[str, list[Shard]]:
-    """The shards of each split."""
+def read_manifest(manifest: Path) -> tuple[dict[str, str], dict[str, list[Shard]]]:
+    """What each field is, and the shards of each split."""
     try:
-        splits = json.loads(manifest.read_text())["splits"]
-        return {split: [Shard(**shard) for shard in shards] for split, shards in splits.items()}
+        content = json.loads(manifest.read_text())
+        splits = {split: [Shard(**shard) for shard in shards] for split, shards in content["splits"].items()}
+        return dict(content["fields"]), splits
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{manifest} cannot be read ({error}); run gcl prepare again") from error
 

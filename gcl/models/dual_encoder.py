@@ -77,9 +77,11 @@ class DualEncoder(nn.Module):
             name: self._normalized(self.network.encode_text(self._tokens(tokens))) for name, tokens in texts.items()
         }
         # Times 1: a parameter returned as it is would not pass through DDP's gradient hooks.
-        scale = self.network.logit_scale.float().exp().reshape(1)
+        scale = at_least_float32(self.network.logit_scale).exp().reshape(1)
         bias = self.network.logit_bias
-        return Embeddings(fields, scale, torch.zeros_like(scale) if bias is None else bias.float().reshape(1) * 1)
+        return Embeddings(
+            fields, scale, torch.zeros_like(scale) if bias is None else at_least_float32(bias).reshape(1) * 1
+        )
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write a Hugging Face tokenizer's files; open_clip's own needs none."""
@@ -106,4 +108,9 @@ class DualEncoder(nn.Module):
         return tokens[:, : int(used.max()) + 1]
 
     def _normalized(self, features: Tensor) -> Tensor:
-        return functional.normalize(features.float(), dim=-1)
+        return functional.normalize(at_least_float32(features), dim=-1)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """float32 where it was less; float64 stays."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

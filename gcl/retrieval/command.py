@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gcl.config import load_settings
-from gcl.data.batch import BatchBuilder, split_fields
+from gcl.data.batch import BatchBuilder
 from gcl.data.images import ImageReader
 from gcl.data.shards import ShardReader
 from gcl.distributed import leave, start_processes
@@ -71,7 +71,7 @@ def build_corpus(loaded: Loaded, settings: EvaluateSettings) -> Corpus:
     if path is None:
         raise UserError(f"checkpoint {settings.checkpoint} does not say what to search; give data.path=FOLDER")
     reader = ShardReader(path, settings.data.split)
-    images, texts = split_fields(settings.task.fields, reader[0])
+    images, texts = reader.split_fields(settings.task.fields)
     image = loaded.model.image
     builder = BatchBuilder(
         images, texts, [], ImageReader(image.size, image.interpolation, image.resize_mode), loaded.model.tokenizer

@@ -76,7 +76,13 @@ class Trainer:
     def fit(self, settings: dict[str, Any], resume: bool) -> None:
         """Train from the start, or from the last checkpoint when resuming, to the last step (all ranks participate)."""
         step = self.checkpoints.resume(self.accelerator) if resume else 0
+        if step > self.settings.max_steps:
+            raise UserError(
+                f"the last checkpoint has taken {step} steps, more than train.max_steps={self.settings.max_steps}; "
+                "raise it, or choose another output_dir"
+            )
         if self.accelerator.is_main_process:
+            self.run.begin(settings, self.accelerator.num_processes)
             self.run.keep_metrics_until(step)
             for tracker in self.trackers:
                 tracker.begin(self.run.path, settings, step, self.settings.max_steps)
