@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw
 
 from gcl.data.record import Record
 from gcl.retrieval.charts import BUCKETS, LEFT, Chart, Series, svg_from_chart, thinned
-from gcl.retrieval.report import Comparison, load_log, thumbnail, write_report
+from gcl.retrieval.gallery import thumbnail
+from gcl.retrieval.report import Comparison, load_log, write_report
 
 COLOURS = ["crimson", "teal", "goldenrod", "slateblue", "seagreen", "sienna", "black", "orchid"]
 SHAPES = ["mug", "vase", "plate", "lamp"]

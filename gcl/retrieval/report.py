@@ -4,8 +4,6 @@ Its numbers come from the run's files, its pictures from the evaluation corpus. 
 page are in the template beside this file.
 """
 
-import base64
-import io
 import json
 import math
 from collections.abc import Callable
@@ -15,10 +13,10 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image, ImageOps
 
 from gcl.data.record import Record
 from gcl.retrieval.charts import Chart, Series
+from gcl.retrieval.gallery import PICTURES, Gallery, found
 
 REPORT = "report.html"
 HEADLINE_TASK, HEADLINE_NUMBER = "title2image", "ndcg@10"
@@ -26,11 +24,10 @@ COMPARED = ("ndcg@10", "recall@10", "mrr", "map", "precision@10", "loss")
 CURVES = COMPARED[:3]
 LOWER_IS_BETTER = {"loss"}
 DIGITS = 4  # shown of every compared number; a difference beyond them is none
-PICTURES = 5  # shown of those a query retrieved
-THUMBNAIL = 120  # longer side, pixels
 # Facts of config.yaml for the head of the page, where the run has them: label -> path of keys.
 FACTS = {
-    "model": ("model", "name"),
+    "model": ("model", "architecture"),
+    "image tower": ("model", "image_tower"),
     "batch size": ("train", "batch_size"),
     "learning rate": ("optim", "lr"),
     "seed": ("seed",),
@@ -93,41 +90,14 @@ class Task:
         finite = self.series(HEADLINE_NUMBER).finite
         return max(finite, key=lambda point: (point[1], point[0]))[0] if finite else 0
 
+    @property
+    def shown_examples(self) -> dict[int, dict[str, dict[str, Any]]]:
+        """The examples of the start and of the last evaluation, those of them that there are."""
+        return {step: self.examples[step] for step in (0, self.end) if step is not None and self.examples.get(step)}
+
     def series(self, name: str) -> Series:
         values = {step: number(metrics, name) for step, metrics in sorted(self.metrics.items())}
         return Series(name, [(step, value) for step, value in values.items() if value is not None])
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A retrieved product; `uri` is its thumbnail, None where it has no readable picture."""
-
-    uri: str | None
-    title: str
-    rank: int
-    score: float
-    is_relevant: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one model retrieved for a query."""
-
-    model: str  # "start" or "step 800"
-    pictures: list[Picture]
-    first_relevant: int | None  # rank among all that is kept of the ranking
-    depth: int  # how many of the ranking are kept
-
-
-@dataclass(frozen=True)
-class Query:
-    """One query of a task with a row for the start and one for the tuned model."""
-
-    text: str
-    wanted: str | None  # data: URI of a relevant product
-    wanted_title: str
-    relevant: int
-    rows: list[Row]
 
 
 def write_report(run: Path, rows: Callable[[int], Record]) -> Path:
@@ -161,7 +131,9 @@ def write_report(run: Path, rows: Callable[[int], Record]) -> Path:
         compared=any(c.verdict for task in tasks for c in task.comparisons),
         charts=[chart for chart in charts_of(log, tasks) if chart.svg],
         unreadable=unreadable,
-        galleries=[(task, queries, found(queries)) for task in tasks if (queries := gallery.queries(task))],
+        galleries=[
+            (task, queries, found(queries)) for task in tasks if (queries := gallery.queries(task.shown_examples))
+        ],
         pictures=PICTURES,
         config=text_of(run / "config.yaml"),
         environment=text_of(run / "environment.json"),
@@ -217,64 +189,6 @@ def charts_of(log: list[dict[str, Any]], tasks: list[Task]) -> list[Chart]:
         Chart("Logit bias", [logged("logit_bias", "logit bias")]),
         Chart("Samples per second", [logged("samples_per_second", "samples per second")], from_zero=True),
     ]
-
-
-class Gallery:
-    """Turns corpus rows into thumbnails, each once."""
-
-    def __init__(self, rows: Callable[[int], Record]) -> None:
-        self._rows = rows
-        self._seen: dict[int, tuple[str | None, str]] = {}
-
-    def queries(self, task: Task) -> list[Query]:
-        """The example queries of the last evaluation, or of the start while there is no other."""
-        steps = [step for step in (0, task.end) if step is not None and task.examples.get(step)]
-        return [self._query(task, text, steps) for text in task.examples[steps[-1]]] if steps else []
-
-    def _query(self, task: Task, text: str, steps: list[int]) -> Query:
-        relevant = task.examples[steps[-1]][text]["relevant"]
-        wanted, title = self._picture(relevant[0]) if relevant else (None, "")
-        examples = {step: task.examples[step][text] for step in steps if text in task.examples[step]}
-        return Query(text, wanted, title, len(relevant), [self._row(step, e) for step, e in examples.items()])
-
-    def _row(self, step: int, example: dict[str, Any]) -> Row:
-        relevant = set(example["relevant"])
-        ranked = list(enumerate(example["retrieved"], start=1))
-        first = next((rank for rank, hit in ranked if hit["row"] in relevant), None)
-        pictures = [
-            Picture(*self._picture(hit["row"]), rank, hit["score"], hit["row"] in relevant)
-            for rank, hit in ranked[:PICTURES]
-        ]
-        return Row(f"step {step}" if step else "start", pictures, first, len(ranked))
-
-    def _picture(self, row: int) -> tuple[str | None, str]:
-        if row not in self._seen:
-            record = self._rows(row)
-            encoded = next(iter(record.images.values()), b"")
-            self._seen[row] = thumbnail(encoded), str(record.fields.get("title", record.item_id))
-        return self._seen[row]
-
-
-def found(queries: list[Query]) -> dict[str, int]:
-    """For each model, how many of the queries show a relevant picture."""
-    counts: dict[str, int] = {}
-    for row in (row for query in queries for row in query.rows):
-        counts[row.model] = counts.get(row.model, 0) + any(picture.is_relevant for picture in row.pictures)
-    return counts
-
-
-def thumbnail(encoded: bytes) -> str | None:
-    """A small JPEG as a data: URI, upright and on white; None where the bytes are not a picture."""
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-    white = Image.new("RGBA", upright.size, "white")
-    file = io.BytesIO()
-    Image.alpha_composite(white, upright).convert("RGB").save(file, "JPEG", quality=78, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def facts_of(config: dict[str, Any], run: Path) -> dict[str, str]:

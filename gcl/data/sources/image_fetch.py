@@ -15,6 +15,8 @@ from PIL import Image
 from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError, NewConnectionError
 from urllib3.util import Retry, Timeout, Url, parse_url
 
+from gcl.data.record import IMAGE_FORMATS
+
 IS_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 MAX_REQUESTS = 6  # for one image: the first, redirects, and repeats to a busy server
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -158,7 +160,7 @@ def is_public(address: str) -> bool:
 def is_image(content: bytes) -> bool:
     """Whether the bytes begin as an image file does; that it is whole is checked with the record."""
     try:
-        Image.open(io.BytesIO(content)).close()
+        Image.open(io.BytesIO(content), formats=IMAGE_FORMATS).close()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
     return True
