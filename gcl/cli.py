@@ -54,7 +54,8 @@ def run_command(command: Callable[[], None]) -> None:
 
 def say(error: UserError) -> None:
     """Print an error once: before processes have joined, every rank fails alike, and rank 0 speaks for all."""
-    message = str(error).splitlines()[-1].removeprefix("gcl.errors.UserError: ")  # a data worker's comes with its trace
+    # A data worker's error comes with its trace, and its own message behind that.
+    message = " ".join(str(error).rpartition("gcl.errors.UserError: ")[2].split())
     from gcl.distributed import is_initialized, rank  # noqa: PLC0415  # torch is slow to import, and --help needs none
 
     if is_initialized():

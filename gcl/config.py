@@ -15,21 +15,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gcl.errors import UserError
-from gcl.parts import (
-    TARGET,
-    Schema,
-    Settings,
-    check,
-    comments,
-    dataclass_of,
-    is_part,
-    is_unset,
-    locate,
-    nearest,
-    parameters_of,
-    plain_default,
-    type_hints,
-)
+from gcl.help import help_text
+from gcl.parts import TARGET, Schema, Settings, check, nearest
 
 
 def shipped(name: str) -> Path:
@@ -61,7 +48,8 @@ def load_settings(verb: str, schema: Schema, arguments: list[str]) -> Settings:
         except yaml.MarkedYAMLError as error:
             raise UserError(f"no YAML: {error.problem} {str(error.problem_mark).strip()}") from error
         if wants_help:
-            print(help_text(verb, schema, settings))
+            options = {group: loader().get_group_options(group) for group in groups_of(verb)}
+            print(help_text(verb, schema, settings, options))
             sys.exit(0)
     return check(settings, schema)
 
@@ -78,7 +66,7 @@ def split_flags(arguments: list[str]) -> tuple[list[str], Path | None]:
                 raise UserError(
                     f"--config-dir {value} is no folder; give one laid out like conf/ (experiment/NAME.yaml, ...)"
                 )
-        elif argument.startswith("-") or "=" not in argument.lstrip("~+"):
+        elif argument.startswith("-") or ("=" not in argument and not argument.startswith("~")):
             raise UserError(
                 f"{argument!r} is not understood; write key=value, group=option, --config-dir DIR or --help"
             )
@@ -89,46 +77,62 @@ def split_flags(arguments: list[str]) -> tuple[list[str], Path | None]:
 
 def compose_settings(verb: str, arguments: list[str], config_dir: Path | None) -> Settings:
     """Compose conf/VERB.yaml: groups by Hydra, then single values on top, resolved to plain dicts and lists."""
-    loader = GlobalHydra.instance().config_loader()
-    groups = set(all_groups(loader))
+    groups = set(loader().list_groups(""))
     overrides = OverridesParser.create().parse_overrides(arguments)
     for override in overrides:
         if override.is_sweep_override():
             raise UserError(
                 f"{override.input_line} lists several values; one run takes one (quote a comma inside a value)"
             )
-    choices = [override for override in overrides if override.key_or_group in groups or override.is_delete()]
+    choices = [o for o in overrides if o.key_or_group in groups and not isinstance(o.value(), dict)]
     lines = [str(override.input_line) for override in choices]
     if config_dir:
         lines.append(f"hydra.searchpath=[file://{config_dir}]")
     else:
         for choice in choices:
-            check_option(loader, choice)
+            check_option(choice)
     config = compose(verb, lines)
     OmegaConf.set_struct(config, False)
     for override in overrides:
         if override not in choices:
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
+            set_value(config, override)
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return typing.cast(Settings, resolved)
 
 
-def all_groups(loader: Any, parent: str = "") -> list[str]:
-    """Every config group under conf/, nested ones as parent/child."""
-    found = []
-    for name in loader.list_groups(parent):
-        path = f"{parent}/{name}" if parent else name
-        found += [path, *all_groups(loader, path)]
-    return found
+def set_value(config: Any, override: Override) -> None:
+    """Set, add or remove one value. A dict replaces what was there, except where it changes some settings of a part."""
+    key = override.key_or_group
+    if override.is_delete():
+        if OmegaConf.select(config, key) is None:
+            raise UserError(f"{override.input_line} removes what is not there; --help lists all settings")
+        parent, _, name = key.rpartition(".")
+        (OmegaConf.select(config, parent) if parent else config).pop(name)
+        return
+    present = OmegaConf.select(config, key)
+    is_part_there = OmegaConf.is_dict(present) and TARGET in present
+    OmegaConf.update(config, key, override.value(), merge=is_part_there, force_add=True)
 
 
-def check_option(loader: Any, choice: Override) -> None:
+def loader() -> Any:
+    """Hydra's view of conf/; only while Hydra is initialized."""
+    return GlobalHydra.instance().config_loader()
+
+
+def groups_of(verb: str) -> list[str]:
+    """The config groups that a verb chooses from."""
+    defaults = yaml.safe_load((shipped("conf") / f"{verb}.yaml").read_text())["defaults"]
+    names = [name.partition("@")[0] for entry in defaults if isinstance(entry, dict) for name in entry]
+    return list(dict.fromkeys(names))
+
+
+def check_option(choice: Override) -> None:
     """Refuse a group's option that has no yaml, naming the nearest."""
-    options = loader.get_group_options(choice.key_or_group)
+    options = loader().get_group_options(choice.key_or_group)
     chosen: Any = choice.value()
     for value in chosen if isinstance(chosen, list) else [chosen]:
-        if value is not None and not choice.is_delete() and str(value) not in options:
+        if str(value) not in options and not choice.is_delete():
             raise UserError(
                 f"{choice.input_line}: no such {choice.key_or_group}{nearest(str(value), options)}; "
                 f"there are {', '.join(options)}"
@@ -137,43 +141,3 @@ def check_option(loader: Any, choice: Override) -> None:
 
 def first_line(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines()[:2])
-
-
-def help_text(verb: str, schema: Schema, settings: Settings) -> str:
-    """Usage, the config groups with their options, and every setting with its value and comment."""
-    loader = GlobalHydra.instance().config_loader()
-    command = "accelerate launch train.py" if verb == "train" else f"gcl {verb}"
-    lines = [
-        f"{command} key=value group=option ... [--config-dir DIR] [--help]",
-        "",
-        *(schema.__doc__ or "").splitlines(),
-    ]
-    lines += ["", "Groups (choose with group=option):"]
-    names = parameters_of(schema)
-    groups = [group for group in sorted(loader.list_groups("")) if group in names or f"{group}s" in names]
-    groups += ["experiment"] if verb == "train" else []
-    lines += [f"  {group:<12} {', '.join(loader.get_group_options(group))}" for group in groups]
-    lines += ["", "Settings (as composed by this command line):", *settings_help(settings, schema, "")]
-    return "\n".join(lines)
-
-
-def settings_help(settings: Settings, schema: Schema, path: str) -> list[str]:
-    """One line for each setting: its name, value and comment; parts below the plain values."""
-    lines, parts = [], []
-    explanations, hints = comments(schema), type_hints(schema)
-    for name, parameter in parameters_of(schema).items():
-        value = settings.get(name, plain_default(schema, name, parameter))
-        if is_part(value):
-            parts += ["", f"  {path}{name}: {value[TARGET]}"]
-            parts += settings_help(value, locate(value[TARGET], path + name, False), f"{path}{name}.")
-        elif isinstance(value, dict) and (inner := dataclass_of(hints[name])):
-            parts += ["", f"  {path}{name}: {explanations.get(name, '')}"]
-            parts += settings_help(value, inner, f"{path}{name}.")
-        elif isinstance(value, dict) and any(is_part(item) for item in value.values()):
-            for key, item in value.items():
-                parts += ["", f"  {path}{name}.{key}: {item[TARGET]}"]
-                parts += settings_help(item, locate(item[TARGET], path + name, False), f"{path}{name}.{key}.")
-        else:
-            shown = "(required)" if is_unset(value) else str(value)
-            lines.append(f"  {f'{path}{name}={shown}':<44} {explanations.get(name, '')}".rstrip())
-    return lines + parts

@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -12,19 +13,21 @@ from torch import Tensor
 from gcl.cpu import keep_memory, use_all_cores
 from gcl.errors import UserError
 
+Precision = Literal["float32", "bf16"]
 
-def start_processes(precision: str, timeout_seconds: int = 1800) -> Accelerator:
+
+def start_processes(precision: Precision, timeout_seconds: int = 1800) -> Accelerator:
     """Join the processes that the launcher started (all ranks participate).
 
     Args:
-        precision: "no" (float32) or "bf16".
+        precision: of the towers' matrix products.
         timeout_seconds: how long a collective call may wait for the other processes.
 
     Raises:
         UserError: the launcher started several processes, but each would train alone.
     """
     accelerator = Accelerator(
-        mixed_precision=precision,
+        mixed_precision={"float32": "no", "bf16": "bf16"}[precision],
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_seconds))],
     )
     check_launch(accelerator)
@@ -80,6 +83,14 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def from_main_process(value: bool) -> bool:
+    """The main process's value, on every process (all ranks participate)."""
+    values = [value]
+    if is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
 def all_sum(tensor: Tensor) -> Tensor:
     """The sum over processes, without gradient (all ranks participate)."""
     total = tensor.detach().clone()
@@ -107,7 +118,7 @@ class GatherWithGrad(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
         rows = gradient.shape[0] // world_size()
-        return all_sum(gradient)[rank() * rows : (rank() + 1) * rows]
+        return all_sum(gradient.contiguous())[rank() * rows : (rank() + 1) * rows]
 
 
 def gather_with_grad(tensor: Tensor) -> Tensor:

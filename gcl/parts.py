@@ -29,6 +29,10 @@ Settings = dict[str, Any]
 Schema = Callable[..., Any]
 
 
+class Part(dict[str, Any]):
+    """The type of a setting that must be a part: a dict with a `_target_`."""
+
+
 class UnsetError(UserError):
     """A setting that has no default and was not given."""
 
@@ -69,9 +73,15 @@ def check(settings: Settings, schema: Schema, path: str = "", only_gcl: bool = F
 
 def check_value(value: Any, hint: Any, path: str, only_gcl: bool) -> Any:
     """One value, checked against its type; a part or a settings dataclass is checked by its own constructor."""
+    inner = dataclass_of(hint)
+    if typing.get_origin(hint) is dict and inner and isinstance(value, dict):
+        return {key: check_value(item, inner | None, f"{path}.{key}", only_gcl) for key, item in value.items()}
     if is_part(value):
-        return check(value, locate(value[TARGET], path, only_gcl), f"{path}.", only_gcl)
-    if (inner := dataclass_of(hint)) and isinstance(value, dict):
+        schema = locate(value[TARGET], path, only_gcl)
+        if inner and not (inspect.isclass(schema) and issubclass(schema, inner)):
+            raise UserError(f"{path}.{TARGET}={value[TARGET]} does not fit: {path} is a {inner.__name__}")
+        return check(value, schema, f"{path}.", only_gcl)
+    if inner and isinstance(value, dict):
         return check(value, inner, f"{path}.", only_gcl)
     if inner and isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return [check(item, inner, f"{path}[{i}].", only_gcl) for i, item in enumerate(value)]
@@ -79,9 +89,9 @@ def check_value(value: Any, hint: Any, path: str, only_gcl: bool) -> Any:
         return {key: check_value(inner, Any, f"{path}.{key}", only_gcl) for key, inner in value.items()}
     if isinstance(value, list) and holds_part(value):
         return [check_value(item, Any, f"{path}[{i}]", only_gcl) for i, item in enumerate(value)]
-    if hint is Any or not is_plain(hint):
-        if value is None or hint is Any:
-            return value
+    if hint is Any or (value is None and type(None) in typing.get_args(hint)):
+        return value
+    if not is_plain(hint):
         raise UserError(f"{path}={value!r} is no part; choose one by group, such as {path.rpartition('.')[2]}=NAME")
     try:
         adapter = pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(coerce_numbers_to_str=True))
@@ -198,16 +208,18 @@ def build_value(value: Any, hint: Any) -> Any:
     """A part, a settings dataclass or a list or dict of them made; anything else as it is."""
     if is_part(value):
         return build(value)
-    if isinstance(value, list) and (inner := dataclass_of(hint)):
+    inner = dataclass_of(hint)
+    if isinstance(value, list) and inner:
         return [build_as(inner, item) for item in value]
+    if isinstance(value, dict) and typing.get_origin(hint) is dict and inner:
+        return {key: build_as(inner, item) for key, item in value.items() if item is not None}
     if isinstance(value, dict):
-        inner = dataclass_of(hint)
         return build_as(inner, value) if inner else {key: build_value(item, Any) for key, item in value.items()}
     return value
 
 
-def dataclass_of(hint: Any) -> Schema | None:
-    """The dataclass that a type is, or holds: X, X | None, list[X]."""
+def dataclass_of(hint: Any) -> type | None:
+    """The dataclass that a type is, or holds: X, X | None, list[X], dict[str, X]."""
     return next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h) and inspect.isclass(h)), None)
 
 

@@ -17,6 +17,9 @@ from gcl.cli import run_verb
 from gcl.errors import UserError
 from gcl.export.pt import exported_state
 from gcl.parts import build
+from gcl.retrieval.embed import RowEmbeddings, check_undecodable
+from gcl.retrieval.evaluate import evaluate_task
+from gcl.retrieval.tasks import RetrievalTask
 from gcl.training.checkpoint import complete_checkpoints
 from gcl.training.load import load_model
 
@@ -93,7 +96,7 @@ def test_a_joined_start_exports_with_its_text_tower_beside_it(tmp_path: Path) ->
     arguments = [f"checkpoint={tmp_path / 'start.pt'}", f"output_dir={tmp_path / 'out'}"]
     run_verb("export", [*arguments, "model=joined_efficientnet_minilm", "model.image_size=32"])
     config = json.loads((tmp_path / "out" / "gcl-joined.json").read_text())
-    assert config["text_cfg"]["hf_model_name"] == str(tmp_path / "out" / "text_tower")
+    assert config["text_cfg"]["hf_model_name"] == str(tmp_path / "out" / "text")
     assert (tmp_path / "out" / "gcl-joined.pt").is_file()
 
 
@@ -170,3 +173,41 @@ def test_a_checkpoint_that_is_not_there_gives_one_line(checkpoint: str) -> None:
     with pytest.raises(UserError) as refused:
         run_verb("evaluate", [f"checkpoint={checkpoint}", "model=tiny", "data.path=nowhere"])
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "{}",
+        "3",
+        "model: 3",
+        "model: {_target_: gcl.losses.sigmoid.SigmoidLoss}",
+        "model: &a {_target_: gcl.models.joined.build_joined, seed: *a}",
+    ],
+)
+def test_a_config_that_is_no_run_gives_one_line(run: Path, tmp_path: Path, config: str) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    (copied / "config.yaml").write_text(config)
+    with pytest.raises(UserError) as refused:
+        run_verb("evaluate", [f"checkpoint={copied}"])
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_row_without_the_right_side_is_never_found() -> None:
+    """Its embedding is zero, and a score of 0 would beat every negative cosine."""
+    title = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    image = torch.tensor([[-1.0, 0.1], [0.1, -1.0], [0.0, 0.0]])
+    present = {"title": torch.tensor([True] * 3), "image": torch.tensor([True, True, False])}
+    one = torch.ones(1)
+    embeddings = RowEmbeddings({"title": title, "image": image}, present, one, one)
+    rows = [{"item_id": str(number), "title": f"title {number}"} for number in range(3)]
+    result = evaluate_task(RetrievalTask({"title": 1.0}), embeddings, rows)
+    assert all(2 not in [hit["row"] for hit in example["retrieved"]] for example in result.examples)
+    assert result.metrics["corpus"] == 3 and result.metrics["recall@10"] == pytest.approx(2 / 3)
+
+
+def test_too_many_undecodable_images_are_no_measurement() -> None:
+    check_undecodable(5, 100)
+    with pytest.raises(UserError, match="6 images of 100 rows"):
+        check_undecodable(6, 100)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ import train
 from gcl.cli import main as gcl_main
 from gcl.cli import run_command
 from gcl.config import load_settings, shipped
-from gcl.data.images import Augmentation
+from gcl.data.augment import Augmentation
 from gcl.data.loader import DataSettings
 from gcl.data.prepare import PrepareSettings, SplitSettings
 from gcl.data.sources.demo import DemoSource
@@ -207,6 +207,9 @@ def parts_of(settings: Any, hint: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(settings, list):
         for item in settings:
             yield from parts_of(item, inner or Any, path)
+    elif get_origin(hint) is dict and inner:
+        for name, value in settings.items():
+            yield from parts_of(value, inner, f"{path}{name}.")
     elif isinstance(settings, dict) and (TARGET in settings or inner):
         schema = locate(settings[TARGET], path, False) if TARGET in settings else inner
         yield path, schema
@@ -431,3 +434,30 @@ def test_checking_settings_does_not_change_them() -> None:
     checked = check(given, OptimSettings)
     assert given == {TARGET: "gcl.training.optim.OptimSettings", "lr": 1}
     assert {name: value for name, value in checked.items() if name != TARGET} == dataclasses.asdict(OptimSettings(lr=1))
+
+
+def test_a_dict_on_the_command_line_replaces_the_one_that_was_there() -> None:
+    settings = train_settings("tasks.title2image.left={query: 1.0}", "experiment=catalogue", "optim.lr_multipliers={}")
+    assert settings["tasks"]["title2image"]["left"] == {"query": 1.0}
+    assert settings["optim"]["lr_multipliers"] == {}
+
+
+def test_a_dict_for_a_part_changes_only_what_it_names() -> None:
+    settings = train_settings("train={max_steps: 7}")
+    assert (settings["train"]["max_steps"], settings["train"]["batch_size"]) == (7, 128)
+
+
+def test_a_task_can_be_left_out_and_another_added() -> None:
+    settings = train_settings("~tasks.category2image", "tasks.query2image={left: {query: 1.0}}")
+    assert list(settings["tasks"]) == ["title2image", "query2image"]
+    assert settings["tasks"]["query2image"]["right"] == {"image": 1.0}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["model=null", "loss=null", "data=null", "~tasks.nothing", "model={a: 1}", "loss=3", "seed=-1", "data=shards2"],
+)
+def test_what_is_no_part_gives_one_line(wrong: str) -> None:
+    with pytest.raises(UserError) as refused:
+        train_settings(wrong)
+    assert len(str(refused.value).splitlines()) == 1

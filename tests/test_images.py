@@ -12,13 +12,15 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from gcl.data import images
+from gcl.data.augment import Augmentation, augment
 from gcl.data.batch import BatchBuilder, hash64, identity
-from gcl.data.images import Augmentation, ImageReader, decode
+from gcl.data.images import ImageReader, decode
 from gcl.data.loader import StepBatches
 from gcl.data.order import SampleOrder
-from gcl.data.record import Record
+from gcl.data.record import Record, image_problem
 from gcl.data.shards import ShardReader, ShardWriter, write_manifest
 from gcl.data.sources.demo import DemoSource
+from gcl.errors import UserError
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "fashion" / "images"
 ORIENTATION = 0x0112  # EXIF tag
@@ -165,7 +167,7 @@ def numbers_tokenizer(texts: list[str]) -> torch.Tensor:
 
 def builder(augmentation: Augmentation | None = None) -> BatchBuilder:
     reader = ImageReader(32, "bicubic", "squash", augmentation)
-    return BatchBuilder(["image"], ["title", "query"], ["item_id", "title", "image"], reader, numbers_tokenizer)
+    return BatchBuilder(["image"], ["title", "query"], ["item_id", "title"], reader, numbers_tokenizer)
 
 
 def test_a_row_whose_image_cannot_be_decoded_keeps_its_place() -> None:
@@ -175,15 +177,15 @@ def test_a_row_whose_image_cannot_be_decoded_keeps_its_place() -> None:
         Record({"item_id": "2", "title": "red mug", "query": "mug"}, {"image": photo[:-400]}),
         Record({"item_id": "3", "title": " "}, {}),
     ]
-    batch = builder().build(records, [7, 8, 9])
+    batch = builder().build(records)
     assert batch.images["image"].shape == (3, 3, 32, 32)
     assert batch.present["image"].tolist() == [True, False, False]
-    assert batch.undecodable == 1  # the third row has none
+    assert (batch.encoded_images, batch.undecodable) == (2, 1)  # the third row has none
     assert batch.images["image"][1:].count_nonzero() == 0
     assert batch.present["title"].tolist() == [True, True, False]
     assert batch.present["query"].tolist() == [False, True, False]
     assert batch.texts["query"].tolist() == [[0], [3], [0]]
-    assert batch.weight.tolist() == [1, 1, 1] and batch.samples == [7, 8, 9]
+    assert batch.weight.tolist() == [1, 1, 1]
 
 
 def test_equal_values_have_equal_hashes_and_missing_ones_have_none() -> None:
@@ -214,8 +216,9 @@ def images_by_sample(
     for process in range(processes):
         batches = StepBatches(reader, order, builder(augmentation), 0, process, processes)
         for step in range(epoch * 2, epoch * 2 + 2):
-            batch = batches[step]
-            seen |= {n: image.numpy().tobytes() for n, image in zip(batch.samples, batch.images["image"], strict=True)}
+            numbers = order.local_batch(step, process, processes).tolist()
+            pixels = batches[step].images["image"]
+            seen |= {number: image.numpy().tobytes() for number, image in zip(numbers, pixels, strict=True)}
     return seen
 
 
@@ -230,29 +233,49 @@ def test_augmentation_is_a_pure_function_of_seed_epoch_and_sample(reader: ShardR
 
 
 def test_without_augmentation_every_epoch_sees_the_image_as_it_is(reader: ShardReader) -> None:
-    plain = builder().build(list(reader), list(range(16))).images["image"]
+    plain = builder().build(list(reader)).images["image"]
     expected = {sample: image.numpy().tobytes() for sample, image in enumerate(plain)}
     assert images_by_sample(reader, Augmentation(), seed=1, epoch=3, processes=2) == expected
 
 
 def test_evaluation_sees_the_image_as_it_is_whatever_the_augmentation(reader: ShardReader) -> None:
-    plain, augmenting = (builder(a).build(list(reader), list(range(16))) for a in (None, Augmentation(0.3, 1.0)))
+    plain, augmenting = (builder(a).build(list(reader)) for a in (None, Augmentation(0.3, 1.0)))
     assert torch.equal(plain.images["image"], augmenting.images["image"])
 
 
 def test_half_of_the_images_are_flipped_where_the_probability_is_a_half() -> None:
     image = torch.arange(12).reshape(1, 3, 4)
-    flipped = [images.augment(image, Augmentation(flip=0.5), np.random.default_rng(seed)) for seed in range(400)]
+    flipped = [augment(image, Augmentation(flip=0.5), np.random.default_rng(seed)) for seed in range(400)]
     assert 160 < sum(torch.equal(after, image.flip(2)) for after in flipped) < 240
 
 
 def test_a_flip_is_a_mirror_and_a_crop_keeps_its_area_and_shape() -> None:
     image = torch.arange(3 * 60 * 80, dtype=torch.int32).reshape(3, 60, 80)
-    assert torch.equal(images.augment(image, Augmentation(flip=1.0), np.random.default_rng(0)), image.flip(2))
+    assert torch.equal(augment(image, Augmentation(flip=1.0), np.random.default_rng(0)), image.flip(2))
     for seed in range(200):
-        crop = images.augment(image, Augmentation(min_area=0.5), np.random.default_rng(seed))
+        crop = augment(image, Augmentation(min_area=0.5), np.random.default_rng(seed))
         height, width = crop.shape[1:]
         assert 0.45 <= height * width / (60 * 80) <= 1.0
         assert 0.7 <= (width / 80) / (height / 60) <= 1.43
         top, left = divmod(int(crop[0, 0, 0]), 80)
         assert torch.equal(crop, image[:, top : top + height, left : left + width])
+
+
+def test_the_smallest_crop_of_a_narrow_image_has_a_pixel() -> None:
+    narrow = torch.zeros(3, 100, 2, dtype=torch.uint8)
+    for seed in range(50):
+        assert min(augment(narrow, Augmentation(min_area=0.01), np.random.default_rng(seed)).shape) >= 1
+
+
+@pytest.mark.parametrize("wrong", [{"min_area": 0.0}, {"min_area": 1.5}, {"flip": -0.1}, {"flip": 2.0}])
+def test_augmentation_takes_shares(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="shares"):
+        Augmentation(**wrong)
+
+
+def test_a_jpeg_that_prepare_lets_pass_is_decoded() -> None:
+    """A stray marker before the end: Pillow forgives it, and so must training."""
+    photo = encoded(picture(), "JPEG")
+    stray = photo[:-2] + b"\xff\xd0" + photo[-2:]
+    assert image_problem(stray) is None
+    assert decode(stray).shape == decode(photo).shape

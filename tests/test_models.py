@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gcl.data.images import ImageReader
 from gcl.errors import UserError
-from gcl.models.dual_encoder import DualEncoder
+from gcl.models.dual_encoder import DualEncoder, ImageSettings
 from gcl.models.open_clip_start import resolved
 from gcl.parts import build
 
@@ -272,8 +272,5 @@ def test_a_missing_tokenizer_is_named_with_the_remedy(tmp_path: Path) -> None:
 def test_vit_b_16_siglip_has_its_published_size_and_image_settings(word_tokenizer: Path) -> None:
     model: DualEncoder = build(settings_of("vit_b_16_siglip", load_weights=False, tokenizer=str(word_tokenizer)))
     assert sum(parameter.numel() for parameter in model.parameters()) == 203_155_970
-    assert (model.dim, model.image.size, model.image.mean, model.image.resize_mode) == (768, 224, (0.5,) * 3, "squash")
-    assert model.tokenizer(["red mug"]).shape == (1, 64)
-    with torch.inference_mode():
-        embeddings = model({"image": pixels(model, photo(64))}, {"title": model.tokenizer(["red mug"])}).fields
-    assert {name: value.shape for name, value in embeddings.items()} == {"image": (1, 768), "title": (1, 768)}
+    assert model.image == ImageSettings(224, (0.5,) * 3, (0.5,) * 3, "bicubic", "squash")
+    assert model.architecture["embed_dim"] == 768

@@ -112,8 +112,8 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "fashion-b16"
     folder.mkdir()
     (folder / "config.yaml").write_text(
-        "model: {name: vit_b_16_siglip}\nloss: {_target_: gcl.losses.sigmoid.SigmoidLoss}\noptim: {lr: 0.0002}\n"
-        "train: {max_steps: 800, batch_size: 128}\nseed: 17\nnote: <b>bold</b>\n"
+        "model: {architecture: ViT-B-16-SigLIP}\nloss: {_target_: gcl.losses.sigmoid.SigmoidLoss}\n"
+        "optim: {lr: 0.0002}\ntrain: {max_steps: 800, batch_size: 128}\nseed: 17\nnote: <b>bold</b>\n"
     )
     write_json(
         folder / "environment.json",
@@ -186,7 +186,7 @@ def test_start_and_end_stand_side_by_side(run: Path, rows: Rows) -> None:
     assert "ndcg@10 of title2image: 0.031 at the start, 0.742 at step 800" in page.text
     assert "ndcg@10 0.0310 0.7420 +0.7110" in page.text
     assert "loss 4.6000 1.6000 −3.0000 ▲ better" in page.text
-    assert "model vit_b_16_siglip" in page.text and "4 × NVIDIA H100" in page.text
+    assert "model ViT-B-16-SigLIP" in page.text and "4 × NVIDIA H100" in page.text
 
 
 def test_what_got_worse_is_plainly_said(run: Path, rows: Rows) -> None:

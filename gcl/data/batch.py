@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gcl.data.images import ImageReader
 from gcl.data.record import Record
+from gcl.data.shards import ShardReader
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -23,8 +24,8 @@ class Batch:
     present: dict[str, Tensor]  # field -> (rows,) bool
     identities: dict[str, Tensor]  # field -> (rows,) int64, 0 where unknown
     weight: Tensor  # (rows,) float32
-    undecodable: int = 0  # images that could not be decoded; their rows stay, with the field missing
-    samples: list[int] = field(default_factory=list)  # sample numbers
+    encoded_images: int  # images that the rows brought
+    undecodable: int  # of them, those that could not be decoded; their rows stay, with the field missing
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -38,8 +39,8 @@ class Batch:
             moved(self.present),
             moved(self.identities),
             self.weight.to(device, non_blocking=True),
+            self.encoded_images,
             self.undecodable,
-            self.samples,
         )
 
 
@@ -53,31 +54,47 @@ class BatchBuilder:
     image_reader: ImageReader
     tokenizer: Tokenizer
 
-    def build(
-        self, records: list[Record], samples: list[int], randoms: list[np.random.Generator] | None = None
-    ) -> Batch:
+    def build(self, records: list[Record], randoms: list[np.random.Generator] | None = None) -> Batch:
         """Decode and tokenize `records`; `randoms`, one for each record, turn augmentation on."""
-        images, texts, present, undecodable = {}, {}, {}, 0
+        images, texts, present, encoded = {}, {}, {}, 0
         for name in self.image_fields:
             pixels = [self._pixels(record, name, randoms[i] if randoms else None) for i, record in enumerate(records)]
-            undecodable += sum(p is None and name in record.images for p, record in zip(pixels, records, strict=True))
+            encoded += sum(name in record.images for record in records)
             present[name] = torch.tensor([p is not None for p in pixels])
             size = self.image_reader.size
             images[name] = torch.stack(
                 [torch.zeros(3, size, size, dtype=torch.uint8) if p is None else p for p in pixels]
             )
+        undecodable = encoded - sum(int(there.sum()) for there in present.values())
         for name in self.text_fields:
             values = [str(record.fields.get(name, "")).strip() for record in records]
             present[name] = torch.tensor([bool(value) for value in values])
             texts[name] = self.tokenizer(values)
-        identities = {name: identity(records, name) for name in self.identity_fields if name not in self.image_fields}
-        return Batch(images, texts, present, identities, torch.ones(len(records)), undecodable, samples)
+        identities = {name: identity(records, name) for name in self.identity_fields}
+        return Batch(images, texts, present, identities, torch.ones(len(records)), encoded, undecodable)
 
     def _pixels(self, record: Record, name: str, random: np.random.Generator | None) -> Tensor | None:
         try:
             return self.image_reader.read(record.images[name], random) if name in record.images else None
         except OSError:
             return None
+
+
+def build_batch_builder(
+    reader: ShardReader,
+    fields: list[str],
+    identity_fields: list[str],
+    image_reader: ImageReader,
+    tokenizer: Tokenizer,
+) -> BatchBuilder:
+    """A builder of these fields, each once, told apart as images and texts by the shards' manifest.
+
+    Raises:
+        UserError: a field that no row has.
+    """
+    images, texts = reader.split_fields(list(dict.fromkeys(fields)))
+    _, identities = reader.split_fields(identity_fields)
+    return BatchBuilder(images, texts, identities, image_reader, tokenizer)
 
 
 def identity(records: list[Record], name: str) -> Tensor:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from gcl.data.augment import Augmentation
 from gcl.data.batch import Batch, BatchBuilder
-from gcl.data.images import Augmentation
 from gcl.data.order import SampleOrder, default_lanes
 from gcl.data.shards import ShardReader
 
@@ -48,7 +48,7 @@ class StepBatches(Dataset[Batch]):
         samples = self.order.local_batch(step, self.process, self.processes).tolist()
         epoch = self.order.epoch(step)
         randoms = [np.random.default_rng([self.order.seed, epoch, sample]) for sample in samples]
-        return self.builder.build([self.reader[sample] for sample in samples], samples, randoms)
+        return self.builder.build([self.reader[sample] for sample in samples], randoms)
 
     def from_step(self, start_step: int, max_steps: int) -> Iterator[Batch]:
         """The batches of the steps from `start_step` up to `max_steps`, read ahead by the workers."""

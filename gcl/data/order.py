@@ -60,7 +60,7 @@ class SampleOrder:
             )
         if self.lanes % processes:
             raise UserError(
-                f"{self.lanes} lanes are not divisible by {processes} processes; "
+                f"{self.lanes} lanes are not divisible by {processes} processes; set data.lanes, "
                 f"{nearest_lanes(self.lanes, self.batch_size, processes)}"
             )
 

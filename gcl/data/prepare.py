@@ -87,7 +87,7 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
     Raises:
         UserError: the folder is taken, or more rows are refused than allowed (the list of them stays).
     """
-    output = Path(settings.output_dir)
+    output = Path(settings.output_dir).expanduser().resolve()
     if output.exists() and not output.is_dir():
         raise UserError(f"output_dir {output} is a file; choose another")
     if output.exists() and any(output.iterdir()):
@@ -161,10 +161,11 @@ def progress_bar() -> Progress:
 
 
 def print_summary(output: Path, writers: dict[str, ShardWriter], refused: Counter[str]) -> None:
-    table = Table("split", "rows", "shards", title=str(output / MANIFEST))
+    table = Table("split", "rows", "shards")
     for split, writer in writers.items():
         table.add_row(split, str(writer.samples), str(len(writer.shards)))
     console = Console()
     console.print(table)
+    console.print(f"wrote {output / MANIFEST}", soft_wrap=True, highlight=False)
     if refused:
         console.print(f"refused {sum(refused.values())} rows ({reasons(refused)}); listed in {output / REFUSED}")

@@ -19,6 +19,7 @@ import webdataset
 
 from gcl.data.record import Record
 from gcl.errors import UserError
+from gcl.files import write_text
 from gcl.parts import nearest
 
 MANIFEST = "manifest.json"
@@ -108,9 +109,8 @@ def write_manifest(folder: Path, writers: dict[str, ShardWriter], facts: dict[st
     """Write manifest.json: the fields, the shards of each split, and `facts` on where they came from."""
     fields = {name: kind for writer in writers.values() for name, kind in writer.kinds.items()}
     splits = {split: [asdict(shard) for shard in writer.shards] for split, writer in writers.items()}
-    temporary = folder / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps({**facts, "fields": fields, "splits": splits}, indent=1, ensure_ascii=False) + "\n")
-    temporary.rename(folder / MANIFEST)
+    content = {**facts, "fields": fields, "splits": splits}
+    write_text(folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 class ShardReader:
@@ -137,9 +137,8 @@ class ShardReader:
         self.shards = splits[split]
         for shard in self.shards:
             self._check(shard)
-        self._offsets = [read_offsets((self.folder / shard.file).with_suffix(".npy")) for shard in self.shards]
+        self._offsets = [read_offsets((self.folder / s.file).with_suffix(".npy"), s.samples) for s in self.shards]
         self._starts = np.cumsum([0] + [shard.samples for shard in self.shards])
-        self._files: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -147,11 +146,12 @@ class ShardReader:
     def __getitem__(self, number: int) -> Record:
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         start, end = self._offsets[shard][number - self._starts[shard] :][:2]
+        path = self.folder / self.shards[shard].file
         try:
-            span = os.pread(self._descriptor(shard), int(end - start), int(start))
+            with path.open("rb", buffering=0) as file:
+                span = os.pread(file.fileno(), int(end - start), int(start))
             return record_from_tar(span, f"{self.split}:{number}")
         except (OSError, tarfile.TarError, ValueError, IndexError) as error:
-            path = self.folder / self.shards[shard].file
             raise UserError(
                 f"sample {number} of split {self.split} cannot be read from {path} ({error}); "
                 "copy the shard again or run gcl prepare again"
@@ -170,7 +170,7 @@ class ShardReader:
             if name not in self.kinds:
                 raise UserError(
                     f"field {name!r} is in no row of {self.folder}{nearest(name, self.kinds)}; there are "
-                    f"{', '.join(self.kinds)}"
+                    f"{', '.join(self.kinds)} (a task that names it is left out with ~tasks.NAME)"
                 )
         images = [name for name in fields if self.kinds[name] == IMAGE]
         return images, [name for name in fields if self.kinds[name] == TEXT]
@@ -197,13 +197,6 @@ class ShardReader:
                 "copy it again or run gcl prepare again"
             )
 
-    def _descriptor(self, shard: int) -> int:
-        # One descriptor for each process: pread needs no shared position, and a forked worker opens its own.
-        key = (os.getpid(), shard)
-        if key not in self._files:
-            self._files[key] = os.open(self.folder / self.shards[shard].file, os.O_RDONLY)
-        return self._files[key]
-
 
 def read_manifest(manifest: Path) -> tuple[dict[str, str], dict[str, list[Shard]]]:
     """What each field is, and the shards of each split."""
@@ -215,10 +208,12 @@ def read_manifest(manifest: Path) -> tuple[dict[str, str], dict[str, list[Shard]
         raise UserError(f"{manifest} cannot be read ({error}); run gcl prepare again") from error
 
 
-def read_offsets(index: Path) -> np.ndarray:
+def read_offsets(index: Path, samples: int) -> np.ndarray:
     """What `sample_offsets` found: (samples + 1,) int64."""
     try:
         offsets: np.ndarray = np.load(index, allow_pickle=False)
+        if offsets.shape != (samples + 1,):
+            raise ValueError(f"it has {offsets.size} offsets for {samples} samples")
         return offsets
     except (ValueError, EOFError) as error:
         raise UserError(f"{index} cannot be read ({error}); copy it again or run gcl prepare again") from error
@@ -228,13 +223,16 @@ def record_from_tar(span: bytes, origin: str) -> Record:
     """The record whose members are the tar entries in `span`."""
     fields: dict[str, str | float] = {}
     images: dict[str, bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(span + b"\0" * 2 * tarfile.BLOCKSIZE)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(span + b"\0" * 2 * tarfile.BLOCKSIZE), mode="r:") as archive:
         for member in archive:
             content = archive.extractfile(member)
-            assert content is not None, f"{member.name} is no regular file"
+            if content is None:
+                raise ValueError(f"{member.name} is no regular file")
             field, _, _ = member.name.split(".", 1)[1].rpartition(".")
             if field:
                 images[field] = content.read()
             else:
                 fields = json.load(content)
+    if not isinstance(fields, dict):
+        raise ValueError("its JSON is no object")
     return Record(fields, images, origin)

@@ -9,6 +9,8 @@ import open_clip
 import torch
 from PIL import Image
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+
 
 def main(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text())
@@ -18,7 +20,7 @@ def main(folder: Path) -> None:
         request["name"], pretrained=request["weights"], weights_only=True, **request["preprocess"]
     )
     tokenizer = open_clip.get_tokenizer(request["name"])
-    images = [Image.open(folder / f"{number}.image") for number in range(len(inputs["pixels"]))]
+    images = [Image.open(folder / f"{number}.image", formats=FORMATS) for number in range(len(inputs["pixels"]))]
     model.eval()
     with torch.inference_mode():
         np.savez(

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from open_clip.hf_model import HFTextEncoder
+from open_clip.tokenizer import HFTokenizer
 from rich.console import Console
 from torch import Tensor
 
 from gcl.errors import UserError
 from gcl.export.samples import Samples
+from gcl.files import write_text
 from gcl.models.dual_encoder import DualEncoder
-from gcl.training.run import write_text
 
 MAX_DIFFERENCE = 1e-4  # of any entry of a normalised embedding, from the same pixels and token ids
 MIN_COSINE = 0.99  # from raw files: open_clip resizes with Pillow, and its pixels differ a little
@@ -51,18 +51,17 @@ def exported_state(model: DualEncoder) -> dict[str, Tensor]:
 
 
 def exported_config(model: DualEncoder, output: Path) -> dict[str, Any]:
-    """The open_clip model config; a Hugging Face text tower's config and tokenizer are copied beside it."""
-    text = model.architecture["text_cfg"]
-    if not (model.masks_padding and Path(text["hf_model_name"]).is_dir()):
-        return model.architecture
-    tower = (output / "text_tower").resolve()
-    encoder = model.network.text
-    assert isinstance(encoder, HFTextEncoder)
-    encoder.config.save_pretrained(tower)
-    model.tokenizer.save_pretrained(tower)  # type: ignore[attr-defined]
-    # transformers reads a folder by its path alone: move the folder, and these two lines move with it.
-    names = {"hf_model_name": str(tower), "hf_tokenizer_name": str(tower)}
-    return {**model.architecture, "text_cfg": {**text, **names}}
+    """The open_clip model config; a Hugging Face tokenizer and text tower's config lie beside it."""
+    # transformers reads a folder by its path alone: move the export, and these two entries move with it.
+    folder = (output / "text").resolve()
+    text = dict(model.architecture["text_cfg"])
+    if model.masks_padding:
+        model.network.text.config.save_pretrained(folder)
+        text["hf_model_name"] = str(folder)
+    if isinstance(model.tokenizer, HFTokenizer):
+        model.save_tokenizer(folder)
+        text["hf_tokenizer_name"] = str(folder)
+    return {**model.architecture, "text_cfg": text}
 
 
 def preprocess_of(model: DualEncoder) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def compare(weights: Path, config: Path, name: str, model: DualEncoder, samples:
         np.savez(Path(folder) / "inputs.npz", pixels=pixels, tokens=samples.tokens.numpy())
         request = {"name": name, "config": str(config), "weights": str(weights), "texts": samples.texts}
         (Path(folder) / "request.json").write_text(json.dumps({**request, "preprocess": preprocess_of(model)}))
-        done = subprocess.run([sys.executable, "-I", LOADER, folder], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-P", LOADER, folder], capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(
                 f"open_clip cannot load {weights}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"

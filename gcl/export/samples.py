@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from gcl.data.images import ImageReader
-from gcl.data.record import Record
+from gcl.data.record import Record, image_problem
 from gcl.data.shards import ShardReader
 from gcl.errors import UserError
 from gcl.training.load import Loaded
@@ -50,7 +50,13 @@ def validation_rows(loaded: Loaded) -> list[Record]:
     except UserError:
         return []
     records = [reader[number] for number in range(min(ROWS, len(reader)))]
-    return [record for record in records if record.images and str(record.fields.get("title", "")).strip()]
+    return [record for record in records if is_usable(record)]
+
+
+def is_usable(record: Record) -> bool:
+    """Whether a row has a title and an image that can be decoded."""
+    has_image = any(image_problem(encoded) is None for encoded in list(record.images.values())[:1])
+    return has_image and bool(str(record.fields.get("title", "")).strip())
 
 
 def drawn_rows() -> list[Record]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,9 +11,16 @@ from gcl.errors import UserError
 from gcl.losses.rows import PairRows
 from gcl.losses.side import side_embedding
 
-PairLoss = Callable[[PairRows, Tensor, Tensor], Tensor]
 # (fields, present, identities, weight, logit_scale, logit_bias) -> this process's share of the loss
 Loss = Callable[[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Tensor, Tensor, Tensor], Tensor]
+
+
+class PairLoss(Protocol):
+    """The loss of one pair of sides over the batch."""
+
+    needs_bias: bool  # whether a start without a logit bias cannot be trained with it
+
+    def __call__(self, rows: PairRows, logit_scale: Tensor, logit_bias: Tensor) -> Tensor: ...
 
 
 @dataclass
@@ -54,6 +62,12 @@ class Objective:
     def identity_fields(self) -> list[str]:
         """Every field whose equality between rows matters."""
         return list(dict.fromkeys(["item_id", *self.fields, *(name for pair in self.pairs for name in pair.same)]))
+
+    def check_same(self, text_fields: list[str]) -> None:
+        """Refuse a pair that would compare something else than text."""
+        for name in (name for pair in self.pairs for name in pair.same):
+            if name not in text_fields:
+                raise UserError(f"objective.pairs.same names {name!r}, which is no text field; images are not compared")
 
     def loss(
         self,

@@ -14,6 +14,8 @@ class SigmoidLoss:
     for what is ignored; n is the number of rows taking part, over all processes.
     """
 
+    needs_bias = True
+
     def __call__(self, rows: PairRows, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:
         """This process's share: its rows against everyone's columns, times the number of processes.
 

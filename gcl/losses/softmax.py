@@ -14,6 +14,8 @@ class SoftmaxLoss:
     softmax: it gets a gradient of 0.
     """
 
+    needs_bias = False
+
     def __call__(self, rows: PairRows, logit_scale: Tensor, logit_bias: Tensor) -> Tensor:
         """This process's share: its rows and its columns, times the number of processes.
 

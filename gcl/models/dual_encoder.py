@@ -59,10 +59,6 @@ class DualEncoder(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(image.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(image.std).view(1, 3, 1, 1), persistent=False)
 
-    @property
-    def dim(self) -> int:
-        return int(self.architecture["embed_dim"])
-
     def forward(self, images: dict[str, Tensor], texts: dict[str, Tensor]) -> Embeddings:
         """Encode every field once.
 
@@ -86,7 +82,12 @@ class DualEncoder(nn.Module):
     def save_tokenizer(self, folder: Path) -> None:
         """Write a Hugging Face tokenizer's files; open_clip's own needs none."""
         if isinstance(self.tokenizer, HFTokenizer):
-            self.tokenizer.save_pretrained(folder)
+            temporary = folder.with_name(folder.name + ".tmp")
+            self.tokenizer.save_pretrained(temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in temporary.iterdir():
+                file.rename(folder / file.name)
+            temporary.rmdir()
 
     def train(self, mode: bool = True) -> "DualEncoder":
         """Training mode, with batch norm's statistics kept: processes and micro-batches must see the same model."""

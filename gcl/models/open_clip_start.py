@@ -1,7 +1,6 @@
 """A start from any open_clip architecture: a name, a Hub repository, a folder or a model config in a JSON file."""
 
 import importlib.util
-import json
 import logging
 import os
 from pathlib import Path
@@ -153,8 +152,3 @@ def quietly(function: Any, *arguments: Any, **keywords: Any) -> Any:
         return function(*arguments, **keywords)
     finally:
         root.setLevel(level)
-
-
-def write_architecture(config: dict[str, Any], path: Path) -> None:
-    """Write an open_clip model config as JSON."""
-    path.write_text(json.dumps(config, indent=2) + "\n")

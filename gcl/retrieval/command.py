@@ -6,23 +6,22 @@ gcl evaluate checkpoint=runs/quickstart task=title2image
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from gcl.config import load_settings
-from gcl.data.batch import BatchBuilder
+from gcl.data.batch import build_batch_builder
 from gcl.data.images import ImageReader
 from gcl.data.shards import ShardReader
-from gcl.distributed import leave, start_processes
+from gcl.distributed import Precision, leave, start_processes
 from gcl.errors import UserError
-from gcl.parts import build_as
+from gcl.files import write_text
+from gcl.parts import Part, build_as
 from gcl.retrieval.embed import Corpus
 from gcl.retrieval.evaluate import Result, evaluate_task
 from gcl.retrieval.tasks import RetrievalTask
 from gcl.training.load import Loaded, load_model
-from gcl.training.run import write_text
 
 SHOWN = ("ndcg@10", "recall@10", "mrr", "map", "precision@10", "err", "queries", "corpus")
 
@@ -45,23 +44,23 @@ class EvaluateSettings:
     data: EvaluatedData = field(default_factory=EvaluatedData)  # what is searched
     output_dir: str | None = None  # folder for metrics.json and examples.json; null: only printed
     batch_size: int = 128  # rows encoded at once, per process
-    precision: Literal["float32", "bf16"] | None = None  # of the towers' matrix products; null: the run's, or float32
-    model: Any = None  # architecture of a .pt or .safetensors file
+    precision: Precision | None = None  # of the towers' matrix products; null: the run's, or float32
+    model: Part | None = None  # architecture of a .pt or .safetensors file
 
 
 def main(arguments: list[str]) -> None:
     chosen = load_settings("evaluate", EvaluateSettings, arguments)
     settings: EvaluateSettings = build_as(EvaluateSettings, {**chosen, "model": None})
     loaded = load_model(settings.checkpoint, chosen["model"])
-    trained_in = loaded.settings["train"]["precision"] if loaded.settings else "float32"
-    accelerator = start_processes({"float32": "no", "bf16": "bf16"}[settings.precision or trained_in])
+    trained_in: Precision = loaded.settings["train"]["precision"] if loaded.settings else "float32"
+    accelerator = start_processes(settings.precision or trained_in)
     corpus = build_corpus(loaded, settings)
     model = accelerator.prepare_model(loaded.model, evaluation_mode=True)
     result = evaluate_task(settings.task, corpus.embed(model, accelerator), corpus.rows)
     if accelerator.is_main_process:
         show(result, loaded.name)
         if settings.output_dir:
-            write_result(result, Path(settings.output_dir))
+            write_result(result, Path(settings.output_dir).expanduser())
     leave()
 
 
@@ -71,12 +70,10 @@ def build_corpus(loaded: Loaded, settings: EvaluateSettings) -> Corpus:
     if path is None:
         raise UserError(f"checkpoint {settings.checkpoint} does not say what to search; give data.path=FOLDER")
     reader = ShardReader(path, settings.data.split)
-    images, texts = reader.split_fields(settings.task.fields)
     image = loaded.model.image
-    builder = BatchBuilder(
-        images, texts, [], ImageReader(image.size, image.interpolation, image.resize_mode), loaded.model.tokenizer
-    )
-    return Corpus(reader, builder, settings.batch_size, settings.data.workers)
+    image_reader = ImageReader(image.size, image.interpolation, image.resize_mode)
+    builder = build_batch_builder(reader, settings.task.fields, [], image_reader, loaded.model.tokenizer)
+    return Corpus(reader, builder, settings.batch_size, settings.data.workers, shows_progress=True)
 
 
 def show(result: Result, name: str) -> None:

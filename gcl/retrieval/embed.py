@@ -1,6 +1,5 @@
 """Rows to embeddings, on all processes: every image once, every distinct text once."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from gcl.data.batch import Batch, BatchBuilder
 from gcl.data.shards import ShardReader
-from gcl.distributed import gather, rank, world_size
+from gcl.distributed import all_sum, gather, rank, world_size
+from gcl.errors import UserError
+
+MAX_UNDECODABLE_SHARE = 0.05  # of the rows; more is no measurement
 
 
 @dataclass
@@ -34,10 +36,14 @@ class Corpus:
         builder: makes batches of the fields that the tasks name.
         batch_size: rows encoded at once, per process.
         workers: worker processes that decode images, per process.
+        shows_progress: a bar in a terminal; not where another one is shown already.
     """
 
-    def __init__(self, reader: ShardReader, builder: BatchBuilder, batch_size: int, workers: int) -> None:
+    def __init__(
+        self, reader: ShardReader, builder: BatchBuilder, batch_size: int, workers: int, shows_progress: bool
+    ) -> None:
         self.reader, self.builder, self.batch_size, self.workers = reader, builder, batch_size, workers
+        self.shows_progress = shows_progress
         self.rows = [{name: str(value).strip() for name, value in record.fields.items()} for record in reader]
 
     def embed(self, model: nn.Module, accelerator: Accelerator) -> RowEmbeddings:
@@ -62,9 +68,12 @@ class Corpus:
         batches = DataLoader(RowBatches(self, numbers), batch_size=None, num_workers=self.workers)
         embedded: list[dict[str, Tensor]] = []
         present: list[dict[str, Tensor]] = []
+        undecodable = torch.zeros((), device=accelerator.device)
         for batch in progress.track(batches, total=-(-len(numbers) // self.batch_size), description="embed images"):
             embedded.append(model(batch.to(accelerator.device).images, {}).fields)
             present.append(batch.present)
+            undecodable += batch.undecodable
+        check_undecodable(int(all_sum(undecodable)), len(self.rows))
         names = self.builder.image_fields
         return (
             {name: self._gathered([part[name] for part in embedded]) for name in names},
@@ -80,14 +89,15 @@ class Corpus:
     def _embed_texts(
         self, model: nn.Module, accelerator: Accelerator, values: list[str], progress: Progress, name: str
     ) -> Tensor:
-        distinct, inverse = np.unique(values, return_inverse=True)
+        distinct = list(dict.fromkeys(values))
+        number_of = {value: number for number, value in enumerate(distinct)}
         numbers = own_share(len(distinct))
         blocks = [numbers[start : start + self.batch_size] for start in range(0, len(numbers), self.batch_size)]
         embedded = []
         for block in progress.track(blocks, description=f"embed {name}"):
-            tokens = self.builder.tokenizer([str(distinct[number]) for number in block])
+            tokens = self.builder.tokenizer([distinct[number] for number in block])
             embedded.append(model({}, {name: tokens.to(accelerator.device)}).fields[name])
-        return gather(torch.cat(embedded))[torch.from_numpy(inverse).to(accelerator.device)]
+        return gather(torch.cat(embedded))[[number_of[value] for value in values]]
 
     def _progress(self, accelerator: Accelerator) -> Progress:
         console = Console(stderr=True)
@@ -98,8 +108,18 @@ class Corpus:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not (accelerator.is_main_process and console.is_terminal),
+            disable=not (self.shows_progress and accelerator.is_main_process and console.is_terminal),
         )
+
+
+def check_undecodable(undecodable: int, rows: int) -> None:
+    """Say how many images could not be decoded, and refuse to measure when they are too many."""
+    if undecodable > MAX_UNDECODABLE_SHARE * rows:
+        raise UserError(
+            f"{undecodable} images of {rows} rows could not be decoded; copy the shards again or run gcl prepare again"
+        )
+    if undecodable and rank() == 0:
+        Console(stderr=True).print(f"{undecodable} images of {rows} rows could not be decoded; none finds them")
 
 
 def own_share(count: int) -> np.ndarray:
@@ -121,13 +141,7 @@ class RowBatches(Dataset[Batch]):
         return -(-len(self.numbers) // self.corpus.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        start = index * self.corpus.batch_size
-        if start >= len(self.numbers):
-            raise IndexError(index)
-        numbers = self.numbers[start : start + self.corpus.batch_size].tolist()
-        builder = self.corpus.builder
+        size, builder = self.corpus.batch_size, self.corpus.builder
+        numbers = self.numbers[index * size : (index + 1) * size].tolist()
         images_only = BatchBuilder(builder.image_fields, [], [], builder.image_reader, builder.tokenizer)
-        return images_only.build([self.corpus.reader[number] for number in numbers], numbers)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[index] for index in range(len(self)))
+        return images_only.build([self.corpus.reader[number] for number in numbers])

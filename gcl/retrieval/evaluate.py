@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from gcl.data.record import ITEM_ID
+from gcl.errors import UserError
 from gcl.losses.side import side_embedding
 from gcl.retrieval.embed import RowEmbeddings
 from gcl.retrieval.metrics import DEPTH, retrieval_metrics
@@ -30,8 +31,12 @@ def evaluate_task(task: RetrievalTask, embeddings: RowEmbeddings, rows: list[dic
     queries = task.queries(rows)
     asking = torch.tensor([relevant[0] for relevant in queries.values()])
     left, _ = side_embedding(task.left, embeddings.fields, embeddings.present)
-    right, _ = side_embedding(task.right, embeddings.fields, embeddings.present)
-    scores, retrieved = search_on_all_processes(left[asking.to(left.device)], right, DEPTH)
+    right, has_right = side_embedding(task.right, embeddings.fields, embeddings.present)
+    documents = has_right.nonzero().squeeze(1)  # a row without the right side can't be found; its score would be 0
+    if len(documents) == 0:
+        raise UserError(f"no row has any of {', '.join(task.right)}, which the task retrieves")
+    scores, places = search_on_all_processes(left[asking.to(left.device)], right[documents], DEPTH)
+    retrieved = documents[places]
     ids = np.array([row[ITEM_ID] for row in rows])
     metrics = retrieval_metrics(
         scores.cpu().numpy(), retrieved.cpu().numpy(), judgements(queries), ids.argsort().argsort()

@@ -15,6 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gcl.data.record import Record
+from gcl.files import write_text
 from gcl.retrieval.charts import Chart, Series
 from gcl.retrieval.gallery import PICTURES, Gallery, found
 
@@ -138,9 +139,8 @@ def write_report(run: Path, rows: Callable[[int], Record]) -> Path:
         config=text_of(run / "config.yaml"),
         environment=text_of(run / "environment.json"),
     )
-    temporary = run / (REPORT + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    return temporary.rename(run / REPORT)
+    write_text(run / REPORT, page)
+    return run / REPORT
 
 
 def load_tasks(run: Path) -> list[Task]:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
@@ -40,8 +41,8 @@ class Checkpoints:
     def __init__(self, folder: Path, fingerprint: Fingerprint, keep: int) -> None:
         self.folder, self.fingerprint, self.keep = folder, fingerprint, keep
 
-    def save(self, accelerator: Accelerator, step: int) -> None:
-        """Save model, optimizer and random states after `step` steps (all ranks participate)."""
+    def save(self, accelerator: Accelerator, step: int, totals: dict[str, int]) -> None:
+        """Save model, optimizer and what was counted after `step` steps (all ranks participate)."""
         final = self.folder / step_name(step)
         temporary = final.with_name(final.name + ".tmp")
         if accelerator.is_main_process:
@@ -52,23 +53,26 @@ class Checkpoints:
         accelerator.save_state(str(temporary))
         barrier()
         if accelerator.is_main_process:
-            (temporary / STATE).write_text(json.dumps({"step": step, **asdict(self.fingerprint)}, indent=1) + "\n")
+            (temporary / STATE).write_text(
+                json.dumps({"step": step, **totals, **asdict(self.fingerprint)}, indent=1) + "\n"
+            )
             temporary.rename(final)
             (final / COMPLETE).touch()
-            for old in complete_checkpoints(self.folder)[: -self.keep]:
-                (old / COMPLETE).unlink()
+            kept = complete_checkpoints(self.folder)[-self.keep :]
+            for old in set(self.folder.iterdir()) - set(kept):  # also what a kill left half written or half removed
+                (old / COMPLETE).unlink(missing_ok=True)
                 shutil.rmtree(old)
         barrier()
 
-    def resume(self, accelerator: Accelerator) -> int:
-        """Load the last complete checkpoint; the steps it has taken, 0 when there is none (all ranks participate).
+    def resume(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Load the last complete checkpoint; its step and totals, nothing when there is none (all ranks participate).
 
         Raises:
             UserError: it belongs to another order of samples, or cannot be read.
         """
         found = complete_checkpoints(self.folder)
         if not found:
-            return 0
+            return {}
         state = read_state(found[-1])
         for name, value in asdict(self.fingerprint).items():
             if state.get(name) != value:
@@ -82,7 +86,7 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {found[-1]} cannot be loaded: {first_line(error)}; remove it to resume from the one before"
             ) from error
-        return int(state["step"])
+        return state
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
@@ -90,9 +94,9 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return sorted(marker.parent for marker in folder.glob(f"step_????????/{COMPLETE}"))
 
 
-def read_state(checkpoint: Path) -> dict[str, int | str]:
+def read_state(checkpoint: Path) -> dict[str, Any]:
     try:
-        state: dict[str, int | str] = json.loads((checkpoint / STATE).read_text())
+        state: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
         return state
     except (OSError, ValueError) as error:
         raise UserError(

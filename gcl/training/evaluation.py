@@ -9,6 +9,7 @@ from torch import nn
 from gcl.data.batch import identity
 from gcl.data.record import Record
 from gcl.distributed import all_sum, rank, world_size
+from gcl.errors import UserError
 from gcl.losses.objective import Loss
 from gcl.retrieval.embed import Corpus, RowEmbeddings
 from gcl.retrieval.evaluate import evaluate_task
@@ -49,6 +50,8 @@ class Evaluation:
         """The objective's mean over whole batches in manifest order (all ranks participate)."""
         rows = len(self.corpus.rows)
         size = min(self.batch_size, rows) // world_size() * world_size()
+        if size == 0:
+            raise UserError(f"{rows} rows to evaluate are fewer than {world_size()} processes; prepare more")
         device = embeddings.logit_scale.device
         records = [Record(dict(row), {}) for row in self.corpus.rows]
         identities = {

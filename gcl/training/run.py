@@ -1,28 +1,41 @@
 """A run directory: where everything that a run leaves behind is written, atomically."""
 
 import json
-import os
-import platform
-import subprocess
-import sys
-from importlib.metadata import version
+import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from gcl.errors import UserError
-from gcl.parts import Settings, check_parts
+from gcl.files import write_text
+from gcl.parts import TARGET, Settings, check_parts
+from gcl.training.environment import environment
 
-LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "accelerate")
+# Settings that may change when a run is resumed: they decide neither what is learned nor what is measured.
+FREE_TO_CHANGE = (
+    "output_dir",
+    "resume",
+    "tracking",
+    "data.path",
+    "data.workers",
+    "train.max_steps",
+    "train.log_every",
+    "train.eval_every",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "train.eval_batch_size",
+    "train.max_undecodable_share",
+)
+# Settings without which nobody can evaluate or export a run.
+NEEDED = {"model._target_", "model.load_weights", "data.path", "data.validation_split", "train.precision"}
 
 
 class RunDirectory:
     """The files of one run; only the main process writes."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
 
     @property
     def metrics_file(self) -> Path:
@@ -36,12 +49,25 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def check_free(self, resume: bool) -> None:
-        """Refuse a directory that already holds a run, unless it is to be resumed."""
-        if (self.path / "config.yaml").exists() and not resume:
+    def check(self, settings: Settings, resume: bool) -> None:
+        """Refuse a directory that already holds a run, unless it is resumed with the settings it was started with.
+
+        Raises:
+            UserError: naming the first setting that differs.
+        """
+        if not self.metrics_file.exists():
+            return
+        if not resume:
             raise UserError(
                 f"output_dir {self.path} already holds a run; go on with resume=true, or choose another output_dir"
             )
+        before, now = flat(self._saved()), flat(settings)
+        for name in {**before, **now}:
+            if before.get(name) != now.get(name) and not name.startswith(FREE_TO_CHANGE):
+                raise UserError(
+                    f"{self.path} was trained with {name}={before.get(name)}, this command says {now.get(name)}; "
+                    "resume with the same, or start anew in another output_dir"
+                )
 
     def begin(self, settings: Settings, processes: int) -> None:
         """Write what was asked for and where it runs."""
@@ -49,8 +75,11 @@ class RunDirectory:
         write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         write_text(self.path / "environment.json", json.dumps(environment(processes), indent=1) + "\n")
 
-    def keep_metrics_until(self, step: int) -> None:
-        """Drop logged rows after `step`: the steps they tell of will be taken again."""
+    def keep_until(self, step: int) -> None:
+        """Drop what was logged and evaluated after `step`: those steps will be taken again."""
+        for folder in (self.path / "evaluation").glob("step_*"):
+            if folder.name > step_name(step) or folder.suffix:
+                shutil.rmtree(folder)
         if self.metrics_file.exists():
             rows = [json.loads(line) for line in self.metrics_file.read_text().splitlines() if line.endswith("}")]
             write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
@@ -72,22 +101,31 @@ class RunDirectory:
                 (temporary / name / f"{file}.json").write_text(json.dumps(content, indent=1) + "\n")
         temporary.rename(folder)
 
-    def evaluations(self) -> dict[int, dict[str, dict[str, Any]]]:
-        """step -> name -> metrics, of every finished evaluation."""
-        found = sorted((self.path / "evaluation").glob("step_????????"))
-        return {
-            int(folder.name.removeprefix("step_")): {
-                file.parent.name: json.loads(file.read_text()) for file in sorted(folder.glob("*/metrics.json"))
-            }
-            for folder in found
-        }
-
     def settings(self) -> Settings:
-        """The settings the run was started with; parts that are not gcl's own are refused."""
+        """The settings the run was started with, for a run that may come from anybody.
+
+        Raises:
+            UserError: they cannot be read, are not a run's, or name parts that are not gcl's own.
+        """
+        try:
+            settings = check_parts(self._saved())
+        except RecursionError as error:
+            raise UserError(f"{self.path / 'config.yaml'} refers to itself") from error
+        missing = NEEDED - flat(settings).keys()
+        if missing:
+            raise UserError(f"{self.path / 'config.yaml'} is no training run's: it does not say {min(missing)}")
+        if not str(settings["model"].get(TARGET)).startswith("gcl.models."):
+            raise UserError(f"{self.path / 'config.yaml'} names a model that is not one of gcl.models")
+        return settings
+
+    def _saved(self) -> Settings:
         file = self.path / "config.yaml"
         try:
-            return check_parts(yaml.safe_load(file.read_text()))
-        except (OSError, yaml.YAMLError, AttributeError) as error:
+            settings: Settings = yaml.safe_load(file.read_text())
+            if not isinstance(settings, dict):
+                raise ValueError("it holds no settings")
+            return settings
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(
                 f"{file} cannot be read ({' '.join(str(error).split())}); a run's directory holds one"
             ) from error
@@ -97,28 +135,9 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.rename(path)
-
-
-def environment(processes: int) -> dict[str, Any]:
-    """Versions, commit, command, processes, device names."""
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "command": " ".join(sys.argv),
-        "processes": processes,
-        "devices": devices or [f"CPU {platform.processor() or platform.machine()} x {os.cpu_count()}"],
-        "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
-        "commit": commit(),
-    }
-
-
-def commit() -> str | None:
-    """The commit of the checkout that gcl runs from, or None when it is installed."""
-    folder = Path(__file__).parent
-    answer = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or None
+def flat(settings: Any, path: str = "") -> Settings:
+    """Nested dicts as one, keys joined by dots."""
+    if not isinstance(settings, dict) or not settings:
+        return {path: settings}
+    prefix = f"{path}." if path else ""
+    return {name: value for key, inner in settings.items() for name, value in flat(inner, f"{prefix}{key}").items()}

@@ -5,28 +5,25 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gcl.training.run import RunDirectory
-
-SHOWN = ("ndcg@10", "recall@10", "mrr", "map", "loss")
+from gcl.retrieval.report import Comparison, load_tasks
 
 
-def print_summary(run: RunDirectory, report: Path) -> None:
+def print_summary(run: Path, report: Path) -> None:
     """Print a table of the first and the last evaluation, naming what got worse, and the path of the report."""
-    evaluations = run.evaluations()
-    first, last = min(evaluations), max(evaluations)
-    table = Table("task", "metric", f"step {first}", f"step {last}", "change", title=str(run.path))
-    for task, values in evaluations[last].items():
-        for metric in SHOWN:
-            if metric in values:
-                before, after = evaluations[first][task][metric], values[metric]
-                worse = after > before if metric == "loss" else after < before
-                table.add_row(
-                    task,
-                    metric,
-                    f"{before:.4f}",
-                    f"{after:.4f}",
-                    f"{after - before:+.4f}" + (" WORSE" if worse else ""),
-                )
+    tasks = load_tasks(run)
+    last = max((task.end for task in tasks if task.end is not None), default=0)
+    table = Table("task", "metric", "start", f"step {last}", "change", title=str(run))
+    for task in tasks:
+        for comparison in task.comparisons:
+            table.add_row(task.name, comparison.name, *cells(comparison))
     console = Console()
     console.print(table)
     console.print(f"report: {report}", soft_wrap=True)
+
+
+def cells(comparison: Comparison) -> tuple[str, str, str]:
+    """Start, end and change as text."""
+    start, end = ("" if value is None else f"{value:.4f}" for value in (comparison.start, comparison.end))
+    if not comparison.verdict:
+        return start, end, ""
+    return start, end, f"{comparison.difference:+.4f}" + (" WORSE" if comparison.verdict == "worse" else "")

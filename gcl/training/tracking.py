@@ -1,5 +1,6 @@
 """Where a run shows its progress, and how it shows it in a terminal."""
 
+import atexit
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +42,7 @@ class ConsoleTracker:
         self.max_steps = max_steps
         self.task = self.progress.add_task("", total=max_steps, completed=step)
         self.progress.start()
+        atexit.register(self.progress.stop)  # a run that ends early gives the terminal its cursor back
 
     def log(self, row: dict[str, Any]) -> None:
         shown = f"loss {row['loss']:.4f}  lr {row['lr']:.1e}  {row['samples_per_second']:.0f} samples/s"

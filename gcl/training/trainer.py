@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gcl.data.batch import Batch
 from gcl.data.loader import StepBatches
-from gcl.distributed import all_sum
+from gcl.distributed import Precision, all_sum, from_main_process
 from gcl.errors import UserError
 from gcl.losses.objective import Loss
 from gcl.training.checkpoint import Checkpoints
@@ -27,7 +27,7 @@ class TrainSettings:
 
     max_steps: int = 1000  # optimizer steps
     batch_size: int = 128  # global: what the loss sees
-    precision: Literal["float32", "bf16"] = "float32"  # of the towers' matrix products; the loss is always float32
+    precision: Precision = "float32"  # of the towers' matrix products; the loss is always float32
     grad_clip_norm: float = 1.0  # of all gradients together; 0: no clipping
     log_every: int = 10  # steps between lines of metrics.jsonl
     eval_every: int = 500  # steps between evaluations, beside the one at step 0 and the one at the end
@@ -71,11 +71,13 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.loss, self.batches = loss, batches
         self.evaluation, self.checkpoints, self.run, self.trackers = evaluation, checkpoints, run, trackers
-        self.images, self.undecodable = 0, 0
+        self.totals = {"images": 0, "undecodable_images": 0}  # over all processes and all steps
 
     def fit(self, settings: dict[str, Any], resume: bool) -> None:
         """Train from the start, or from the last checkpoint when resuming, to the last step (all ranks participate)."""
-        step = self.checkpoints.resume(self.accelerator) if resume else 0
+        state = self.checkpoints.resume(self.accelerator) if resume else {}
+        step = state.get("step", 0)
+        self.totals = {name: state.get(name, 0) for name in self.totals}
         if step > self.settings.max_steps:
             raise UserError(
                 f"the last checkpoint has taken {step} steps, more than train.max_steps={self.settings.max_steps}; "
@@ -83,7 +85,7 @@ class Trainer:
             )
         if self.accelerator.is_main_process:
             self.run.begin(settings, self.accelerator.num_processes)
-            self.run.keep_metrics_until(step)
+            self.run.keep_until(step)
             for tracker in self.trackers:
                 tracker.begin(self.run.path, settings, step, self.settings.max_steps)
         batches = self.batches.from_step(step, self.settings.max_steps)
@@ -96,28 +98,29 @@ class Trainer:
             step += 1
             self._log_if_due(step, measured, time.perf_counter() - started)
             if step % self.settings.save_every == 0 or step == self.settings.max_steps:
-                self.checkpoints.save(self.accelerator, step)
+                self.checkpoints.save(self.accelerator, step, self.totals)
         if self.accelerator.is_main_process:
             for tracker in self.trackers:
                 tracker.finish()
 
     def _take_step(self, batch: Batch, step: int) -> dict[str, float]:
         """One optimizer step on the global batch (all ranks participate)."""
-        torch.manual_seed(step)  # a step's randomness does not depend on the steps before it
-        self._bound_undecodable(batch, step)
+        torch.manual_seed(
+            1_000_003 * self.batches.order.seed + step
+        )  # a step's randomness does not depend on the steps before it
         batch = batch.to(self.accelerator.device)
         self.model.train()
         set_lr(self.optimizer, self.optim.lr_at(step, self.settings.max_steps))
         fields, logit_scale, logit_bias = self.model(batch.images, batch.texts)
         share = self.loss(fields, batch.present, batch.identities, batch.weight, logit_scale, logit_bias)
-        loss = float(all_sum(share)) / self.accelerator.num_processes
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {step + 1}; lower optim.lr or set train.precision=float32, "
-                "then resume=true goes on from the last checkpoint"
-            )
+        counts = share.new_tensor([batch.encoded_images, batch.undecodable])
+        loss_sum, images, undecodable = all_sum(torch.cat([share.detach()[None], counts])).tolist()
+        loss = loss_sum / self.accelerator.num_processes
+        self._bound_undecodable(int(images), int(undecodable), step + 1)
+        check_finite(loss, "loss", step + 1)
         self.accelerator.backward(share)
         norm = self._clip_gradients()
+        check_finite(float(norm), "gradient norm", step + 1)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {
@@ -133,19 +136,20 @@ class Trainer:
         norm: Tensor | float = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         return norm
 
-    def _bound_undecodable(self, batch: Batch, step: int) -> None:
-        """Count the images that could not be decoded, and stop when they are too many."""
-        self.images += sum(len(images) for images in batch.images.values())
-        self.undecodable += batch.undecodable
-        if self.undecodable > max(10, self.settings.max_undecodable_share * self.images):
+    def _bound_undecodable(self, images: int, undecodable: int, step: int) -> None:
+        """Count the step's images that could not be decoded, on all processes, and stop when they are too many."""
+        self.totals["images"] += images
+        self.totals["undecodable_images"] += undecodable
+        if self.totals["undecodable_images"] > max(10, self.settings.max_undecodable_share * self.totals["images"]):
             raise UserError(
-                f"{self.undecodable} of {self.images} images could not be decoded by step {step + 1}, more than "
-                f"train.max_undecodable_share={self.settings.max_undecodable_share}; prepare the shards again"
+                f"{self.totals['undecodable_images']} of {self.totals['images']} images could not be decoded by step "
+                f"{step}, more than train.max_undecodable_share={self.settings.max_undecodable_share}; "
+                "run gcl prepare again"
             )
 
     def _evaluate_if_due(self, step: int) -> None:
         due = step % self.settings.eval_every == 0 or step == self.settings.max_steps
-        if not due or self.run.evaluation(step).exists():
+        if not due or from_main_process(self.run.evaluation(step).exists()):
             return
         results = self.evaluation.run(self.model, self.accelerator)
         if self.accelerator.is_main_process:
@@ -165,8 +169,17 @@ class Trainer:
             **measured,
             "samples_per_second": self.settings.batch_size / seconds,
         }
-        if self.undecodable:
-            row["undecodable_images"] = self.undecodable
+        if self.totals["undecodable_images"]:
+            row["undecodable_images"] = self.totals["undecodable_images"]
         self.run.log(row)
         for tracker in self.trackers:
             tracker.log(row)
+
+
+def check_finite(value: float, name: str, step: int) -> None:
+    """Stop before a value that is not finite reaches the weights; every process has the same value."""
+    if not math.isfinite(value):
+        raise UserError(
+            f"the {name} is {value} at step {step}; lower optim.lr or set train.precision=float32, "
+            "then resume=true goes on from the last checkpoint"
+        )
