@@ -18,6 +18,7 @@ from torch import nn
 from gcl.errors import UserError
 from gcl.models.dual_encoder import DualEncoder, ImageSettings, Tokenizer
 
+PUBLISHED = ("hf-hub:", "local-dir:")  # names whose weights come with them
 SIGLIP_IMAGE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic", "resize_mode": "squash"}
 
 
@@ -45,6 +46,7 @@ def build_open_clip(
             name,
             pretrained=pretrained if load_weights else None,
             load_weights=load_weights,
+            require_pretrained=load_weights and (pretrained is not None or name.startswith(PUBLISHED)),
             pretrained_image=False,
             pretrained_text=False,
             nonscalar_logit_scale=True,
@@ -99,7 +101,7 @@ def register_architecture(architecture: str) -> str:
     Raises:
         UserError: neither a name that open_clip knows, nor a file, nor a prefixed source.
     """
-    if architecture.startswith(("hf-hub:", "local-dir:")):
+    if architecture.startswith(PUBLISHED):
         return architecture
     path = Path(resolved(architecture))
     if path.suffix == ".json":
