@@ -23,14 +23,14 @@ from gcl.losses.objective import Objective, PairLoss
 from gcl.models.dual_encoder import DualEncoder
 from gcl.parts import Part, build, build_as
 from gcl.retrieval.embed import Corpus
-from gcl.retrieval.report import write_report
 from gcl.retrieval.tasks import RetrievalTask
 from gcl.training.checkpoint import Checkpoints, Fingerprint
 from gcl.training.evaluation import Evaluation
 from gcl.training.optim import OptimSettings, build_optimizer
+from gcl.training.report_tracker import ReportTracker
 from gcl.training.run import RunDirectory
 from gcl.training.summary import print_summary
-from gcl.training.tracking import ConsoleTracker
+from gcl.training.tracking import ConsoleTracker, Tracker
 from gcl.training.trainer import Trainer, TrainSettings
 
 
@@ -98,7 +98,8 @@ def main(arguments: list[str]) -> None:
 
     fingerprint = Fingerprint(seed, train.batch_size, order.lanes, order.window, training_rows.fingerprint)
     checkpoints = Checkpoints(run.checkpoints, fingerprint, train.keep_checkpoints)
-    trackers = [ConsoleTracker()] + ([build(parts["tracking"])] if parts["tracking"] else [])
+    trackers: list[Tracker] = [ConsoleTracker(), ReportTracker(validation_rows)]
+    trackers += [build(parts["tracking"])] if parts["tracking"] else []
     if accelerator.is_main_process:
         model.save_tokenizer(run.tokenizer)
 
@@ -108,7 +109,7 @@ def main(arguments: list[str]) -> None:
     trainer.fit(settings, plain.resume)
 
     if accelerator.is_main_process:
-        print_summary(run.path, write_report(run.path, validation_rows.__getitem__))
+        print_summary(run.path)
     leave()
 
 

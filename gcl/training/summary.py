@@ -5,10 +5,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gcl.retrieval.report import Comparison, load_tasks
+from gcl.retrieval.report import REPORT, Comparison, load_tasks
 
 
-def print_summary(run: Path, report: Path) -> None:
+def print_summary(run: Path) -> None:
     """Print a table of the first and the last evaluation, naming what got worse, and the path of the report."""
     tasks = load_tasks(run)
     last = max((task.end for task in tasks if task.end is not None), default=0)
@@ -18,7 +18,7 @@ def print_summary(run: Path, report: Path) -> None:
             table.add_row(task.name, comparison.name, *cells(comparison))
     console = Console()
     console.print(table)
-    console.print(f"report: {report}", soft_wrap=True)
+    console.print(f"report: {run / REPORT}", soft_wrap=True)
 
 
 def cells(comparison: Comparison) -> tuple[str, str, str]:

@@ -105,9 +105,8 @@ class Trainer:
 
     def _take_step(self, batch: Batch, step: int) -> dict[str, float]:
         """One optimizer step on the global batch (all ranks participate)."""
-        torch.manual_seed(
-            1_000_003 * self.batches.order.seed + step
-        )  # a step's randomness does not depend on the steps before it
+        # A step's randomness does not depend on the steps before it.
+        torch.manual_seed(1_000_003 * self.batches.order.seed + step)
         batch = batch.to(self.accelerator.device)
         self.model.train()
         set_lr(self.optimizer, self.optim.lr_at(step, self.settings.max_steps))
