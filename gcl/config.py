@@ -105,10 +105,12 @@ def set_value(config: Any, override: Override) -> None:
     """Set, add or remove one value. A dict replaces what was there, except where it changes some settings of a part."""
     key = override.key_or_group
     if override.is_delete():
-        if OmegaConf.select(config, key) is None:
-            raise UserError(f"{override.input_line} removes what is not there; --help lists all settings")
         parent, _, name = key.rpartition(".")
-        (OmegaConf.select(config, parent) if parent else config).pop(name)
+        holder = OmegaConf.select(config, parent) if parent else config
+        if not OmegaConf.is_dict(holder) or name not in holder:
+            near = nearest(name, holder) if OmegaConf.is_dict(holder) else ""
+            raise UserError(f"{override.input_line} removes what is not there{near}; --help lists all settings")
+        holder.pop(name)
         return
     present = OmegaConf.select(config, key)
     is_part_there = OmegaConf.is_dict(present) and TARGET in present

@@ -461,3 +461,8 @@ def test_what_is_no_part_gives_one_line(wrong: str) -> None:
     with pytest.raises(UserError) as refused:
         train_settings(wrong)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_removing_what_is_not_there_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"did you mean category2image\?"):
+        train_settings("~tasks.category2imag")

@@ -117,7 +117,7 @@ def test_lanes_that_processes_do_not_divide_are_refused_naming_lanes_that_fit(
 def test_an_epoch_without_a_step_is_refused() -> None:
     SampleOrder((16,), 16, 4, 8, seed=0)
     for sizes in ((15,), (), (3, 3)):
-        with pytest.raises(UserError, match=f"{sum(sizes)} samples in 4 lanes are fewer than one batch of 16"):
+        with pytest.raises(UserError, match=f"the {sum(sizes)} samples to train on do not make one batch of 16"):
             SampleOrder(sizes, 16, 4, 8, seed=0)
 
 

@@ -332,3 +332,9 @@ def test_the_command_writes_shards_or_exits_with_one_line(tmp_path: Path) -> Non
     assert max(shard["samples"] for shard in manifest["splits"]["train"]) == 16
     assert manifest["source"]["path"] == str(tmp_path / "catalogue")
     assert len(list(rows_of(tmp_path / "shards"))) == GOOD
+
+
+def test_a_file_given_for_the_folder_of_shards_gives_one_line(tmp_path: Path, records: list[Record]) -> None:
+    write_split(tmp_path, records)
+    with pytest.raises(UserError, match="is a file"):
+        ShardReader(tmp_path / MANIFEST, "train")

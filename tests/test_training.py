@@ -33,6 +33,8 @@ from training_processes import (
 
 import train
 from gcl.cli import run_command
+from gcl.errors import UserError
+from gcl.training.run import RunDirectory
 
 WANDB = ("tracking=wandb", "tracking.mode=offline")
 HEADLINE = ["map", "mrr", "ndcg@10", "recall@10", "precision@10", "err", "rbp@0.7", "rbp@0.8", "rbp@0.9"]
@@ -224,7 +226,7 @@ def test_a_misspelt_setting_ends_the_process_with_one_line_and_exit_code_2(demo_
 
 REFUSED = {  # settings -> what the refusal names
     ("train.batch_size=30", "data.lanes=4"): ["batch_size 30", "4 lanes", "28, 32"],
-    ("train.batch_size=512",): ["fewer than one batch of 512"],
+    ("train.batch_size=512",): ["do not make one batch of 512"],
     ("data.path=nowhere",): ["nowhere", "manifest.json", "gcl prepare"],
     ("data.train_split=trian",): ["trian", "train, validation"],
     ("objective.pairs=[{left: {titel: 1.0}, right: {image: 1.0}}]",): ["titel"],
@@ -347,3 +349,15 @@ def test_a_refusal_under_a_launcher_is_one_line_of_ours_and_no_success(demo_shar
     )
     assert answer.returncode != 0
     assert answer.stderr.count("gcl: error:") == 1
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_taken_output_dir_is_left_alone(tmp_path: Path, resume: bool) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("precious")
+    folder.mkdir()
+    (folder / "products.csv").write_text("precious")
+    for path, message in ((file, "is a file"), (folder, "holds other files")):
+        with pytest.raises(UserError, match=message):
+            RunDirectory(path).check({}, resume)
+    assert [entry.name for entry in folder.iterdir()] == ["products.csv"]

@@ -38,7 +38,7 @@ class SampleOrder:
             )
         if self.steps_per_epoch == 0:
             raise UserError(
-                f"{self.samples} samples in {self.lanes} lanes are fewer than one batch of {self.batch_size}; "
+                f"the {self.samples} samples to train on do not make one batch of {self.batch_size}; "
                 "lower train.batch_size or prepare more rows"
             )
 

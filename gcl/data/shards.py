@@ -123,6 +123,8 @@ class ShardReader:
     def __init__(self, folder: str | Path, split: str) -> None:
         self.folder, self.split = Path(folder), split
         manifest = self.folder / MANIFEST
+        if self.folder.is_file():
+            raise UserError(f"data path {self.folder} is a file; give the folder that gcl prepare wrote")
         if not manifest.is_file():
             raise UserError(
                 f"{self.folder} holds no {MANIFEST}; write shards there with `gcl prepare source=catalog "

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     chosen = load_settings("export", ExportSettings, arguments)
     settings: ExportSettings = build_as(ExportSettings, {**chosen, "model": None})
     loaded = load_model(settings.checkpoint, chosen["model"])
-    output = Path(settings.output_dir).expanduser()
+    output = Path(settings.output_dir).expanduser().resolve()
     output.mkdir(parents=True, exist_ok=True)
     samples = build_samples(loaded)
     for name in settings.formats:

@@ -50,11 +50,15 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def check(self, settings: Settings, resume: bool) -> None:
-        """Refuse a directory that already holds a run, unless it is resumed with the settings it was started with.
+        """Refuse a directory that is taken, unless a run in it is resumed with the settings it was started with.
 
         Raises:
             UserError: naming the first setting that differs.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"output_dir {self.path} is a file; choose another")
+        if self.path.exists() and any(self.path.iterdir()) and not (self.path / "config.yaml").exists():
+            raise UserError(f"output_dir {self.path} holds other files and no run; choose another")
         if not self.metrics_file.exists():
             return
         if not resume:

@@ -1,6 +1,7 @@
 """The training loop: batches in, steps taken, and what was learned logged, evaluated and saved."""
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,8 @@ class Trainer:
                 "raise it, or choose another output_dir"
             )
         if self.accelerator.is_main_process:
+            if resume and not state:
+                print(f"{self.run.path} holds no complete checkpoint; starting at step 0", file=sys.stderr)
             self.run.begin(settings, self.accelerator.num_processes)
             self.run.keep_until(step)
             for tracker in self.trackers:
