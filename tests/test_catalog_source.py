@@ -271,7 +271,9 @@ def test_a_parquet_file_with_a_damaged_column_is_refused(folder: Path) -> None:
 
 def test_a_column_that_is_not_there_is_refused_with_the_nearest_name(folder: Path) -> None:
     write(folder, "products.csv", "id,title,image,subCategory\n1,Hat,a.jpg,Men\n")
-    with pytest.raises(UserError, match="columns.category is 'subcategory'.*the nearest is 'subCategory'"):
+    with pytest.raises(
+        UserError, match=r"columns.category is 'subcategory'.*did you mean subCategory\?.*FIELD: COLUMN"
+    ):
         CatalogSource(str(folder), columns={"category": "subcategory"})
 
 

@@ -211,3 +211,9 @@ def test_too_many_undecodable_images_are_no_measurement() -> None:
     check_undecodable(5, 100)
     with pytest.raises(UserError, match="6 images of 100 rows"):
         check_undecodable(6, 100)
+
+
+@pytest.mark.parametrize("folder", ["/", "/tmp", "."])
+def test_a_folder_that_is_no_run_gives_one_line(folder: str) -> None:
+    with pytest.raises(UserError, match="is no run and no complete checkpoint"):
+        run_verb("evaluate", [f"checkpoint={folder}"])

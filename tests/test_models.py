@@ -269,8 +269,24 @@ def test_a_missing_tokenizer_is_named_with_the_remedy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_vit_b_16_siglip_has_its_published_size_and_image_settings(word_tokenizer: Path) -> None:
-    model: DualEncoder = build(settings_of("vit_b_16_siglip", load_weights=False, tokenizer=str(word_tokenizer)))
-    assert sum(parameter.numel() for parameter in model.parameters()) == 203_155_970
-    assert model.image == ImageSettings(224, (0.5,) * 3, (0.5,) * 3, "bicubic", "squash")
-    assert model.architecture["embed_dim"] == 768
+@pytest.mark.parametrize(
+    ("name", "parameters", "dim"),
+    [
+        ("vit_b_16_siglip", 203_155_970, 768),
+        ("vit_l_16_siglip_256", 652_150_786, 1024),
+        ("vit_so400m_14_siglip", 877_360_306, 1152),
+        ("vit_so400m_14_siglip_384", 877_960_498, 1152),
+    ],
+)
+def test_siglip_starts_have_their_published_size_and_image_settings(
+    word_tokenizer: Path, name: str, parameters: int, dim: int
+) -> None:
+    model: DualEncoder = build(settings_of(name, load_weights=False, tokenizer=str(word_tokenizer)))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert model.image == ImageSettings(SIGLIP[name], (0.5,) * 3, (0.5,) * 3, "bicubic", "squash")
+    assert model.architecture["embed_dim"] == dim
+    with torch.inference_mode():
+        pixels = torch.zeros(1, 3, SIGLIP[name], SIGLIP[name], dtype=torch.uint8)
+        fields = model.eval()({"image": pixels}, {"title": model.tokenizer(["red mug"])}).fields
+    for embedding in fields.values():
+        assert embedding.shape == (1, dim) and embedding.norm().item() == pytest.approx(1, abs=1e-5)

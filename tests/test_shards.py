@@ -338,3 +338,36 @@ def test_a_file_given_for_the_folder_of_shards_gives_one_line(tmp_path: Path, re
     write_split(tmp_path, records)
     with pytest.raises(UserError, match="is a file"):
         ShardReader(tmp_path / MANIFEST, "train")
+
+
+def test_a_source_whose_rows_are_all_refused_is_not_read_to_its_end(tmp_path: Path) -> None:
+    read = []
+
+    class Rows:
+        def __len__(self) -> int:
+            return 5000
+
+        def __iter__(self) -> Iterator[Record]:
+            for number in range(5000):
+                read.append(number)
+                yield Record({"item_id": str(number), "title": "mug"}, {"image": photo(number)})
+
+    settings = PrepareSettings(str(tmp_path / "shards"), Rows(), SplitSettings(by="titel"))
+    with pytest.raises(UserError, match="1001 of 1001 rows were refused .1001 empty titel."):
+        prepare(settings, facts={})
+    assert len(read) == 1001
+
+
+def test_good_rows_behind_many_bad_ones_are_still_written(tmp_path: Path) -> None:
+    class Rows:
+        def __len__(self) -> int:
+            return 1101
+
+        def __iter__(self) -> Iterator[Record]:
+            for number in range(1101):
+                title = "mug" if number == 1100 else ""
+                yield Record({"item_id": str(number), "title": title}, {"image": photo(0)})
+
+    prepare(PrepareSettings(str(tmp_path / "shards"), Rows(), SplitSettings(), max_refused_share=1.0), facts={})
+    manifest = json.loads((tmp_path / "shards" / MANIFEST).read_text())
+    assert (manifest["rows"], manifest["refused"]) == (1, {"empty title": 1100})

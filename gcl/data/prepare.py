@@ -23,6 +23,7 @@ from gcl.errors import UserError
 from gcl.parts import build_as
 
 REFUSED = "refused.jsonl"
+HOPELESS = 1000  # more refused rows, without a good one and past what is allowed: the rest need not be read
 SPLITS = ("train", "validation", "test")
 
 
@@ -130,6 +131,8 @@ def write_rows(settings: PrepareSettings, writers: dict[str, ShardWriter], listi
             else:
                 writers[settings.split.split_of(checked)].write(checked)
             progress.advance(task)
+            if not seen and sum(refused.values()) > max(HOPELESS, settings.max_refused_share * len(settings.source)):
+                break
     for writer in writers.values():
         writer.close()
     return refused

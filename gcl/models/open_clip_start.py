@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -110,8 +111,6 @@ def register_architecture(architecture: str) -> str:
         open_clip.add_model_config(path)
         return path.stem
     if architecture not in open_clip.list_models():
-        from difflib import get_close_matches  # noqa: PLC0415
-
         close = get_close_matches(architecture, open_clip.list_models(), n=3)
         raise UserError(f"open_clip has no architecture {architecture!r}; nearest: {', '.join(close) or 'none'}")
     return architecture

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from gcl.errors import UserError
 from gcl.models.dual_encoder import DualEncoder
-from gcl.models.open_clip_start import build_open_clip
+from gcl.models.open_clip_start import PUBLISHED, build_open_clip
 from gcl.parts import Settings, build
 from gcl.training.checkpoint import COMPLETE, complete_checkpoints
 from gcl.training.run import RunDirectory
@@ -51,7 +51,7 @@ def load_model(checkpoint: str, model: Settings | None) -> Loaded:
         encoder: DualEncoder = build({**model, "load_weights": False})
         load_weights(encoder, path)
         return Loaded(encoder, path.stem)
-    if checkpoint.startswith(("hf-hub:", "local-dir:")):
+    if checkpoint.startswith(PUBLISHED):
         return Loaded(build_open_clip(checkpoint), checkpoint)
     architecture, _, tag = checkpoint.partition("/")
     if not tag or path.parent.is_dir():
@@ -70,12 +70,10 @@ def load_run(folder: Path) -> Loaded:
         if not found:
             raise UserError(f"run {folder} has no complete checkpoint yet; train on with resume=true")
         checkpoint = found[-1]
+    elif (folder / COMPLETE).is_file():
+        run, checkpoint = RunDirectory(folder.resolve().parent.parent), folder
     else:
-        run, checkpoint = RunDirectory(folder.resolve().parents[1]), folder
-        if not (checkpoint / COMPLETE).is_file():
-            raise UserError(
-                f"{folder} is no run and no complete checkpoint; a complete one holds a file named {COMPLETE}"
-            )
+        raise UserError(f"{folder} is no run and no complete checkpoint; a complete one holds a file named {COMPLETE}")
     settings = run.settings()
     part: dict[str, Any] = {**settings["model"], "load_weights": False}
     if "tokenizer" in part and run.tokenizer.is_dir():

@@ -1,6 +1,5 @@
 """A merchant's own catalogue: a table whose rows name their images by path or by web address."""
 
-import difflib
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from gcl.data.record import ITEM_ID, REPLACEMENT_CHARACTER, SCORE, Record, Refus
 from gcl.data.sources.image_fetch import IS_URL, ImageDownloader, ImageError, read_image_file
 from gcl.data.sources.table import Row, column_names, count_rows, find_table, read_rows
 from gcl.errors import UserError
+from gcl.parts import nearest
 
 TITLE, IMAGE = "title", "image"
 # Names that shop systems and feeds give the columns every catalogue needs, the likeliest first.
@@ -130,10 +130,9 @@ def field_columns(present: list[str], wanted: dict[str, str], table: str) -> dic
     """
     for name, column in wanted.items():
         if column not in present:
-            near = difflib.get_close_matches(column, present, n=1, cutoff=0.0)
             raise UserError(
-                f"columns.{name} is {column!r}, which {table} does not have; the nearest is {near[0]!r}, "
-                f"all are {', '.join(present)}"
+                f"columns.{name} is {column!r}, a column that {table} does not have{nearest(column, present)}; "
+                f"there are {', '.join(present)}; columns are written {{FIELD: COLUMN}}"
             )
     taken = set(wanted.values())
     # "Image URL" and "image-url" are both image_url.
