@@ -167,8 +167,6 @@ def test_rows_that_cannot_be_used_say_why_and_the_others_are_read(folder: Path) 
                 "2,Hat,absent.jpg,1",
                 "3,Hat,../outside.jpg,1",
                 f"4,Hat,{folder}/outside.jpg,1",
-                "5,Hat,a.jpg,many",
-                "6,Hat,a.jpg,inf",
                 "7,Hat,a.jpg",
                 "8,Hat,a.jpg,1,extra",
                 "9,Hat,,1",
@@ -182,14 +180,23 @@ def test_rows_that_cannot_be_used_say_why_and_the_others_are_read(folder: Path) 
         ("products.csv:3", "missing image"),
         ("products.csv:4", "image outside the catalogue"),
         ("products.csv:5", "image outside the catalogue"),
-        ("products.csv:6", "bad score"),
-        ("products.csv:7", "bad score"),
-        ("products.csv:8", "wrong number of columns"),
-        ("products.csv:9", "wrong number of columns"),
-        ("products.csv:10", "missing image"),
-        ("products.csv:11", "image download failed"),
-        ("products.csv:12", "image download failed"),
+        ("products.csv:6", "wrong number of columns"),
+        ("products.csv:7", "wrong number of columns"),
+        ("products.csv:8", "missing image"),
+        ("products.csv:9", "image download failed"),
+        ("products.csv:10", "image download failed"),
     ]
+
+
+def test_a_score_that_is_no_number_is_kept_for_the_check_that_refuses_the_row(folder: Path) -> None:
+    scores = [0, 2, "0.5", " 3 ", -1, "many", "inf", "1e999", True, [], {"a": 1}, 10**400, None, ""]
+    rows = [{"id": number, "title": "Hat", "image": "a.jpg", "score": score} for number, score in enumerate(scores)]
+    write(folder, "products.jsonl", "\n".join(map(json.dumps, rows)))
+    found = records(CatalogSource(str(folder)))
+    checked = [refusal_of(record, ["title", "image"]) for record in found]
+    assert [refusal.reason if refusal else None for refusal in checked] == [*[None] * 4, *["bad score"] * 8, None, None]
+    assert [record.fields.get("score") for record in found[:4]] == [0.0, 2.0, 0.5, 3.0]
+    assert ["score" in record.fields for record in found[-2:]] == [False, False]
 
 
 def test_a_row_that_is_not_utf8_is_refused_and_the_others_are_read(folder: Path) -> None:

@@ -340,6 +340,55 @@ def test_a_file_given_for_the_folder_of_shards_gives_one_line(tmp_path: Path, re
         ShardReader(tmp_path / MANIFEST, "train")
 
 
+@pytest.mark.parametrize("score", [-1, -0.001, float("nan"), float("inf"), 10**400, True, "3", ""])
+def test_a_row_whose_score_is_no_finite_number_from_0_up_is_refused(score: str | float) -> None:
+    refusal = refusal_of(Record({"item_id": "1", "title": "mug", "score": score}, {"image": photo(0)}), ["title"])
+    assert refusal is not None and (refusal.reason, refusal.detail) == ("bad score", str(score)[:80])
+
+
+@pytest.mark.parametrize("fields", [{}, {"score": 0}, {"score": 0.5}, {"score": 1e300}])
+def test_a_row_without_a_score_or_with_a_good_one_is_written(fields: dict[str, str | float]) -> None:
+    assert refusal_of(Record({"item_id": "1", "title": "mug", **fields}, {"image": photo(0)}), ["title"]) is None
+
+
+def write_scored_catalogue(folder: Path, scores: list[str]) -> CatalogSource:
+    """Rows whose titles alternate; half of all titles held out, the even ones are in train, the odd in validation."""
+    folder.mkdir()
+    (folder / "mug.jpg").write_bytes(photo(0))
+    lines = [f"{number},{'red mug' if number % 2 else 'mug'},mug.jpg,{score}" for number, score in enumerate(scores)]
+    (folder / "products.csv").write_text("\n".join(["id,title,image,score", *lines]) + "\n")
+    return CatalogSource(str(folder))
+
+
+def test_the_manifest_and_the_summary_tell_the_range_of_scores_of_each_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_scored_catalogue(tmp_path / "catalogue", ["3", "0", "0.25", "", "", "7.5", "12", "-1", "many"])
+    settings = PrepareSettings(str(tmp_path / "shards"), source, SplitSettings(validation=0.5), max_refused_share=0.5)
+    prepare(settings, facts={})
+    manifest = json.loads((tmp_path / "shards" / MANIFEST).read_text())
+    assert manifest["scores"] == {
+        "train": {"rows": 3, "missing": 1, "min": 0.25, "max": 12.0},
+        "validation": {"rows": 2, "missing": 1, "min": 0.0, "max": 7.5},
+        "test": {"rows": 0, "missing": 0, "min": None, "max": None},
+    }
+    assert manifest["refused"] == {"bad score": 2}
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in cells if row] == [
+        ["train", "4", "1", "3", "0.25", "12"],
+        ["validation", "3", "1", "2", "0", "7.5"],
+        ["test", "0", "0", "0", "", ""],
+    ]
+
+
+def test_a_catalogue_without_scores_has_no_columns_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_scored_catalogue(tmp_path / "catalogue", ["", ""])
+    prepare(PrepareSettings(str(tmp_path / "shards"), source, SplitSettings(validation=0.0)), facts={})
+    scores = json.loads((tmp_path / "shards" / MANIFEST).read_text())["scores"]
+    assert scores["train"] == {"rows": 0, "missing": 2, "min": None, "max": None}
+    assert "lowest" not in capsys.readouterr().out
+
+
 def test_a_source_whose_rows_are_all_refused_is_not_read_to_its_end(tmp_path: Path) -> None:
     read = []
 

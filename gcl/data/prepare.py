@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gcl.config import load_settings
+from gcl.data.image_hash import HashMethod, with_image_hashes
 from gcl.data.record import Record, Refusal, refusal_of
 from gcl.data.shards import MANIFEST, ShardWriter, write_manifest
 from gcl.errors import UserError
@@ -66,6 +67,7 @@ class PrepareSettings:
     source: Any  # where rows come from
     split: SplitSettings = field(default_factory=SplitSettings)  # how rows are shared among splits
     required: list[str] = field(default_factory=lambda: ["title", "image"])  # fields without which a row is refused
+    image_hash: HashMethod = "bytes"  # bytes: equal for identical files; perceptual: for copies, some look-alikes too
     samples_per_shard: int = 1000  # rows of one tar
     max_refused_share: float = 0.1  # of all rows; more than that is taken for a mistake in the settings
 
@@ -108,7 +110,8 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
             f"{sum(refused.values())} of {total} rows were refused ({reasons(refused)}), more than "
             f"max_refused_share={settings.max_refused_share}; nothing was written; see {listing}"
         )
-    write_manifest(temporary, writers, {**facts, "rows": rows, "refused": dict(refused)})
+    facts = {**facts, "image_hash": settings.image_hash, "rows": rows, "refused": dict(refused)}
+    write_manifest(temporary, writers, facts)
     if output.exists():
         output.rmdir()
     temporary.rename(output)
@@ -122,7 +125,7 @@ def write_rows(settings: PrepareSettings, writers: dict[str, ShardWriter], listi
     with listing.open("w") as file, progress_bar() as progress:
         task = progress.add_task("prepare", total=len(settings.source))
         for row in settings.source:
-            checked = row if isinstance(row, Refusal) else check_row(row, [*settings.required, settings.split.by], seen)
+            checked = row if isinstance(row, Refusal) else check_row(row, settings, seen)
             if isinstance(checked, Refusal):
                 refused[checked.reason] += 1
                 file.write(
@@ -138,15 +141,19 @@ def write_rows(settings: PrepareSettings, writers: dict[str, ShardWriter], listi
     return refused
 
 
-def check_row(record: Record, required: list[str], seen: set[bytes]) -> Record | Refusal:
-    """The record itself, or why it is refused; `seen` holds digests of the ids written so far."""
-    if refusal := refusal_of(record, required):
+def check_row(record: Record, settings: PrepareSettings, seen: set[bytes]) -> Record | Refusal:
+    """The record as it is written, or why it is refused; `seen` holds digests of the ids written so far."""
+    if refusal := refusal_of(record, [*settings.required, settings.split.by]):
         return refusal
     digest = hashlib.blake2b(record.item_id.encode(), digest_size=16).digest()
     if digest in seen:
         return Refusal(record.origin, "duplicate item_id", record.item_id)
+    try:
+        hashed = with_image_hashes(record, settings.image_hash)
+    except OSError as error:
+        return Refusal(record.origin, "bad image", str(error))
     seen.add(digest)
-    return record
+    return hashed
 
 
 def reasons(refused: Counter[str]) -> str:
@@ -164,9 +171,14 @@ def progress_bar() -> Progress:
 
 
 def print_summary(output: Path, writers: dict[str, ShardWriter], refused: Counter[str]) -> None:
-    table = Table("split", "rows", "shards")
+    has_scores = any(writer.scores.rows for writer in writers.values())
+    table = Table("split", "rows", "shards", *(["with a score", "lowest", "highest"] if has_scores else []))
     for split, writer in writers.items():
-        table.add_row(split, str(writer.samples), str(len(writer.shards)))
+        cells = [split, str(writer.samples), str(len(writer.shards))]
+        if has_scores:
+            bounds = (writer.scores.min, writer.scores.max)
+            cells += [str(writer.scores.rows), *(f"{bound:g}" for bound in bounds if bound is not None)]
+        table.add_row(*cells)
     console = Console()
     console.print(table)
     console.print(f"wrote {output / MANIFEST}", soft_wrap=True, highlight=False)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import webdataset
 
-from gcl.data.record import Record
+from gcl.data.record import SCORE, Record
 from gcl.errors import UserError
 from gcl.files import write_text
 from gcl.parts import nearest
@@ -36,6 +36,24 @@ class Shard:
     sha256: str
 
 
+@dataclass
+class Scores:
+    """How many rows have a score and how many have none, and the range of those there are."""
+
+    rows: int = 0
+    missing: int = 0
+    min: float | None = None
+    max: float | None = None
+
+    def count(self, score: str | float | None) -> None:
+        if score is None or isinstance(score, str):
+            self.missing += 1
+            return
+        self.rows += 1
+        self.min = score if self.min is None else min(self.min, score)
+        self.max = score if self.max is None else max(self.max, score)
+
+
 class ShardWriter:
     """Writes the records of one split into numbered shards of at most `samples_per_shard`."""
 
@@ -44,6 +62,7 @@ class ShardWriter:
         self.shards: list[Shard] = []
         self.samples = 0
         self.kinds: dict[str, str] = {}  # field -> "image" or "text"
+        self.scores = Scores()
         self._tar: webdataset.TarWriter | None = None
         self._in_shard = 0
 
@@ -58,6 +77,7 @@ class ShardWriter:
         sample |= {f"{name}.{image_suffix(encoded)}": encoded for name, encoded in sorted(record.images.items())}
         self._tar.write(sample)
         self.kinds |= {name: TEXT for name in record.fields} | {name: IMAGE for name in record.images}
+        self.scores.count(record.fields.get(SCORE))
         self.samples += 1
         self._in_shard += 1
         if self._in_shard == self.samples_per_shard:
@@ -106,10 +126,11 @@ def sample_offsets(tar: Path) -> np.ndarray:
 
 
 def write_manifest(folder: Path, writers: dict[str, ShardWriter], facts: dict[str, Any]) -> None:
-    """Write manifest.json: the fields, the shards of each split, and `facts` on where they came from."""
+    """Write manifest.json: the fields, the scores and shards of each split, and `facts` on where they came from."""
     fields = {name: kind for writer in writers.values() for name, kind in writer.kinds.items()}
     splits = {split: [asdict(shard) for shard in writer.shards] for split, writer in writers.items()}
-    content = {**facts, "fields": fields, "splits": splits}
+    scores = {split: asdict(writer.scores) for split, writer in writers.items()}
+    content = {**facts, "fields": fields, "scores": scores, "splits": splits}
     write_text(folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -83,9 +84,7 @@ class CatalogSource:
         fields: dict[str, str | float] = {}
         for name, value in self._field_values(row):
             if name == SCORE:
-                if (score := score_of(value)) is None:
-                    return Refusal(row.origin, "bad score", str(value)[:80])
-                fields[SCORE] = score
+                fields[SCORE] = score_of(value)
             elif text := text_of(value):
                 fields[name] = text
         try:
@@ -161,15 +160,12 @@ def text_of(value: Any) -> str:
     return "" if value is None or isinstance(value, dict | bytes) else str(value).strip()
 
 
-def score_of(value: Any) -> float | None:
-    """A cell as a finite number, or None."""
-    if isinstance(value, bool):
-        return None
-    try:
-        score = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return score if math.isfinite(score) else None
+def score_of(value: Any) -> float | str:
+    """A cell as a number, or as text where it is none, for which `refusal_of` refuses the row."""
+    if not isinstance(value, bool):
+        with suppress(TypeError, ValueError, OverflowError):
+            return float(value)
+    return str(value)
 
 
 def _result(row: Future[Record | Refusal] | Record | Refusal) -> Record | Refusal:
