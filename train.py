@@ -11,21 +11,22 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gcl import deepspeed
 from gcl.cli import run_command
 from gcl.config import load_settings
-from gcl.data.batch import build_batch_builder
+from gcl.data.batch import Scores, build_batch_builder
 from gcl.data.images import ImageReader
-from gcl.data.loader import DataSettings, StepBatches, sample_order
+from gcl.data.loader import OWN_NEGATIVES, DataSettings, StepBatches, build_negatives, sample_order
 from gcl.data.shards import ShardReader
 from gcl.distributed import leave, start_processes
-from gcl.errors import UserError
-from gcl.losses.objective import Objective, PairLoss
+from gcl.losses.objective import Objective, PairLoss, Weighting
 from gcl.models.dual_encoder import DualEncoder
 from gcl.parts import Part, build, build_as
 from gcl.retrieval.embed import Corpus
 from gcl.retrieval.tasks import RetrievalTask
 from gcl.training.checkpoint import Checkpoints, Fingerprint
 from gcl.training.evaluation import Evaluation
+from gcl.training.logit_bias import fit_logit_bias
 from gcl.training.optim import OptimSettings, build_optimizer
 from gcl.training.report_tracker import ReportTracker
 from gcl.training.run import RunDirectory
@@ -43,6 +44,7 @@ class TrainingRun:
     model: Part  # the start
     objective: Part  # pairs of sides
     loss: Part  # of a pair
+    weighting: Part  # score to weight: how much a row's own pair counts
     optim: OptimSettings  # optimizer and learning rate
     train: TrainSettings  # how long, how large, how often
     tasks: dict[str, RetrievalTask]  # name -> retrieval task on the validation split
@@ -53,50 +55,76 @@ class TrainingRun:
 
 def main(arguments: list[str]) -> None:
     settings = load_settings("train", TrainingRun, arguments)
-    settings["data"]["path"] = str(Path(settings["data"]["path"]).expanduser().resolve())  # read from any folder
-    parts = {name: settings[name] for name in ("model", "objective", "loss", "tracking")}
+    for name in ("path", "negatives"):
+        if settings["data"][name] not in (None, OWN_NEGATIVES):
+            settings["data"][name] = str(Path(settings["data"][name]).expanduser().resolve())  # read from any folder
+    parts = {name: settings[name] for name in ("model", "objective", "loss", "weighting", "tracking")}
     plain: TrainingRun = build_as(TrainingRun, {**settings, **dict.fromkeys(parts)})
     data, train, tasks, seed = plain.data, plain.train, plain.tasks, plain.seed
     run = RunDirectory(plain.output_dir)
     run.check(settings, plain.resume)
     accelerator = start_processes(train.precision)
+    deepspeed.configure(accelerator, train.precision, train.batch_size, train.grad_clip_norm)
 
     training_rows = ShardReader(data.path, data.train_split)
     validation_rows = ShardReader(data.path, data.validation_split)
     order = sample_order(training_rows, data, train.batch_size, seed, accelerator.num_processes)
     objective: Objective = build(parts["objective"])
+    pair_loss: PairLoss = build(parts["loss"])
+    weighting: Weighting = build(parts["weighting"])
     evaluated = objective.fields + [name for task in tasks.values() for name in task.fields]
     objective.check_same(training_rows.split_fields(evaluated + objective.identity_fields)[1])
+    loss = functools.partial(objective.loss, pair_loss, weighting)
+
+    negatives = build_negatives(data, training_rows)
+    training_rows.kinds.update(negatives.kinds if negatives else {})
+    known_negatives = [name for name in objective.negative_identity_fields if name in training_rows.kinds]
 
     model: DualEncoder = build(parts["model"])
-    pair_loss: PairLoss = build(parts["loss"])
-    if pair_loss.needs_bias and model.network.logit_bias is None:
-        raise UserError(f"{model.name} has no logit bias, which this loss needs to start from; choose loss=softmax")
-    optimizer = build_optimizer(model.network, plain.optim)
-    loss = functools.partial(objective.loss, pair_loss)
+    objective.check_dimension(model.architecture["embed_dim"])
+    model.check_max_logit_scale(train.max_logit_scale)
+    image_fields, text_fields = training_rows.split_fields(objective.fields)
+    model.freeze_unused(bool(image_fields), bool(text_fields))
+    if train.activation_checkpointing:
+        model.checkpoint_activations()
 
     builder = functools.partial(
-        build_batch_builder, training_rows, identity_fields=objective.identity_fields, tokenizer=model.tokenizer
+        build_batch_builder, tokenizer=model.tokenizer, scores=Scores(weighting.needs_score, data.default_score)
     )
     pixels = functools.partial(ImageReader, model.image.size, model.image.interpolation, model.image.resize_mode)
     batches = StepBatches(
         training_rows,
         order,
-        builder(objective.fields, image_reader=pixels(data.augmentation)),
+        builder(
+            training_rows,
+            objective.fields + (objective.negative_fields if data.negatives else []),
+            objective.identity_fields + known_negatives,
+            image_reader=pixels(data.augmentation),
+        ),
         data.workers,
         accelerator.process_index,
         accelerator.num_processes,
+        negatives,
     )
     corpus = Corpus(
         validation_rows,
-        builder(evaluated, image_reader=pixels()),
+        builder(training_rows, evaluated, objective.identity_fields, image_reader=pixels()),
         train.eval_batch_size,
         data.workers,
         shows_progress=False,
     )
     evaluation = Evaluation(corpus, tasks, loss, objective.identity_fields, train.batch_size)
+    fit_logit_bias(model, pair_loss, objective, batches)
+    optimizer = build_optimizer(model.network, plain.optim)
 
-    fingerprint = Fingerprint(seed, train.batch_size, order.lanes, order.window, training_rows.fingerprint)
+    fingerprint = Fingerprint(
+        seed,
+        train.batch_size,
+        order.lanes,
+        order.window,
+        training_rows.fingerprint,
+        negatives.fingerprint if negatives else None,
+    )
     checkpoints = Checkpoints(run.checkpoints, fingerprint, train.keep_checkpoints)
     trackers: list[Tracker] = [ConsoleTracker(), ReportTracker(validation_rows)]
     trackers += [build(parts["tracking"])] if parts["tracking"] else []

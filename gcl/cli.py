@@ -13,6 +13,7 @@ from gcl.parts import nearest
 VERBS = {
     "prepare": ("gcl.data.prepare", "a source's rows become tar shards with a manifest"),
     "train": ("gcl.train", "fine-tune a dual encoder (the same as train.py)"),
+    "mine": ("gcl.retrieval.mine", "hard negatives for every row of a split, for training"),
     "evaluate": ("gcl.retrieval.command", "retrieval metrics of a run, a checkpoint or a published model"),
     "export": ("gcl.export.command", "a run's checkpoint as files that other software loads"),
 }

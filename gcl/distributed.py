@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor
 
+from gcl import deepspeed
 from gcl.cpu import keep_memory, use_all_cores
 from gcl.errors import UserError
 
@@ -24,11 +25,18 @@ def start_processes(precision: Precision, timeout_seconds: int = 1800) -> Accele
         timeout_seconds: how long a collective call may wait for the other processes.
 
     Raises:
-        UserError: the launcher started several processes, but each would train alone.
+        UserError: what the launcher started would train otherwise than it was asked to.
     """
+    plugin = deepspeed.launched_plugin() if deepspeed.is_launched() else None
+    backend = None
+    if plugin and not torch.accelerator.is_available():
+        backend = "gloo"  # Accelerate finds one for DeepSpeed on GPUs only
+        deepspeed.skip_compilation()
     accelerator = Accelerator(
-        mixed_precision={"float32": "no", "bf16": "bf16"}[precision],
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_seconds))],
+        # bf16 would be that of the weights under DeepSpeed, whose own settings say what it is of (deepspeed.configure).
+        mixed_precision="no" if plugin else {"float32": "no", "bf16": "bf16"}[precision],
+        deepspeed_plugin=plugin,
+        kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=timedelta(seconds=timeout_seconds))],
     )
     check_launch(accelerator)
     if accelerator.device.type == "cpu":
@@ -43,6 +51,16 @@ def check_launch(accelerator: Accelerator) -> None:
     Raises:
         UserError: naming the launch that works.
     """
+    if deepspeed.is_launched() and not deepspeed.is_used(accelerator):
+        raise UserError(
+            f"DeepSpeed was asked for, but Accelerate would train without it ({accelerator.distributed_type.value}); "
+            f"unset ACCELERATE_USE_CPU, and {deepspeed.LAUNCH}"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise UserError(
+            f"the launcher's gradient_accumulation_steps={accelerator.gradient_accumulation_steps} makes no larger "
+            "contrastive batch; set it to 1, and train.micro_batch_size to what fits"
+        )
     remedy = "start them with `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N train.py ...`"
     launched = int(os.environ.get("WORLD_SIZE", 1))
     alone = launched > 1 and accelerator.distributed_type == DistributedType.NO
@@ -103,31 +121,27 @@ def gather(tensor: Tensor) -> Tensor:
     """Every process's rows in rank order, without gradient (all ranks participate): (world * rows, ...)."""
     if not is_initialized():
         return tensor.detach()
-    parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(parts, tensor.detach().contiguous())
-    return torch.cat(parts)
+    gathered = tensor.new_empty((world_size() * len(tensor), *tensor.shape[1:]))
+    dist.all_gather_into_tensor(gathered, tensor.detach().contiguous())
+    return gathered
 
 
-class GatherWithGrad(torch.autograd.Function):
-    """Gather whose backward sums every process's gradient for these rows."""
+def sum_of_own_rows(tensor: Tensor) -> Tensor:
+    """This process's rows of the sum over processes, what `gather` gave turned back (all ranks participate).
 
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, tensor: Tensor) -> Tensor:
-        return gather(tensor)
+    Args:
+        tensor: (world * rows, ...), in rank order, contiguous; its content is lost.
 
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
-        rows = gradient.shape[0] // world_size()
-        return all_sum(gradient.contiguous())[rank() * rows : (rank() + 1) * rows]
-
-
-def gather_with_grad(tensor: Tensor) -> Tensor:
-    """Every process's rows in rank order (all ranks participate, in forward and in backward).
-
-    The backward sums over processes; DDP then averages the parameters' gradients, so a loss that scales its own rows
-    by the number of processes gets the exact gradient of the whole batch.
+    Returns:
+        (rows, ...).
     """
     if not is_initialized():
         return tensor
-    gathered: Tensor = GatherWithGrad.apply(tensor)
-    return gathered
+    parts = tensor.chunk(world_size())
+    if tensor.device.type == "cpu":  # gloo's reduce_scatter would copy the whole tensor
+        for owner, part in enumerate(parts):
+            dist.reduce(part, dst=owner)
+        return parts[rank()].clone()
+    own = torch.empty_like(parts[rank()])
+    dist.reduce_scatter_tensor(own, tensor)
+    return own

@@ -168,7 +168,7 @@ def test_every_option_that_is_shipped_can_be_chosen(option: Path) -> None:
     elif group == "task":
         assert "mine" in train_settings(f"+task@tasks.mine={name}")["tasks"]
     else:
-        train_settings(f"{group}={name}")
+        train_settings(f"{group}={name}", *["weighting.weights={0: 1.0}"] * (name == "piecewise"))
 
 
 def test_the_settings_defaults_are_the_constructors_own() -> None:

@@ -185,7 +185,7 @@ def test_a_row_whose_image_cannot_be_decoded_keeps_its_place() -> None:
     assert batch.present["title"].tolist() == [True, True, False]
     assert batch.present["query"].tolist() == [False, True, False]
     assert batch.texts["query"].tolist() == [[0], [3], [0]]
-    assert batch.weight.tolist() == [1, 1, 1]
+    assert batch.score.tolist() == [1, 1, 1] and batch.unscored == 0
 
 
 def test_equal_values_have_equal_hashes_and_missing_ones_have_none() -> None:

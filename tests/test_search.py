@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gcl.retrieval import search as search_module
-from gcl.retrieval.search import search, search_on_all_processes
+from gcl.retrieval.search import best, search, search_block, search_on_all_processes
 
 
 def small_integers(rows: int, seed: int) -> torch.Tensor:
@@ -44,6 +44,32 @@ def test_a_depth_beyond_the_corpus_gives_every_document_once() -> None:
     scores, numbers = search(small_integers(4, 0), small_integers(9, 1), depth=1000)
     assert scores.dtype == torch.float32 and numbers.dtype == torch.int64
     assert [sorted(row) for row in numbers.tolist()] == [list(range(9))] * 4
+
+
+def test_every_float_sorts_as_a_stable_sort_would() -> None:
+    values = [0.0, -0.0, 1e-45, -1e-45, 3.4e38, -3.4e38, torch.inf, -torch.inf, 1.0, -1.0]
+    scores = torch.tensor(values)[torch.from_numpy(np.random.default_rng(0).integers(0, len(values), (20, 100)))]
+    numbers = torch.arange(1000, 1100).expand_as(scores)
+    expected = scores.sort(dim=1, descending=True, stable=True)
+    for depth in (1, 10, 100, 1000):
+        found, columns = best(scores, numbers, depth)
+        assert torch.equal(found, expected.values[:, :depth])
+        assert torch.equal(columns, expected.indices[:, :depth] + 1000)
+
+
+@pytest.mark.parametrize("corpus_block", [7, 1000])
+def test_what_a_mask_takes_out_is_found_last(monkeypatch: pytest.MonkeyPatch, corpus_block: int) -> None:
+    monkeypatch.setattr(search_module, "CORPUS_BLOCK", corpus_block)
+    queries, corpus = small_integers(5, 0), small_integers(40, 1)
+    allowed = torch.from_numpy(np.random.default_rng(2).random((5, 40)) < 0.5)
+
+    def mask(scores: torch.Tensor, start: int) -> torch.Tensor:
+        return scores.masked_fill(~allowed[:, start : start + scores.shape[1]], -torch.inf)
+
+    scores, numbers = search_block(queries, corpus, 40, mask)
+    for query, (everything, found) in enumerate(zip(full_sort(queries, corpus, 40)[1], numbers, strict=True)):
+        kept = [number for number in everything.tolist() if allowed[query, number]]
+        assert found[scores[query] > -torch.inf].tolist() == kept
 
 
 def test_one_process_alone_finds_the_same() -> None:

@@ -6,18 +6,18 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from training_processes import (
     ROOT,
     SAVE_EVERY,
     STEPS,
+    Refuse,
+    Run,
     arguments_for,
     evaluations,
     finish,
@@ -25,22 +25,17 @@ from training_processes import (
     launcher_of,
     logged,
     losses,
-    one_core,
     start,
     wandb_files,
     wandb_losses,
 )
 
-import train
-from gcl.cli import run_command
 from gcl.errors import UserError
 from gcl.training.run import RunDirectory
 
 WANDB = ("tracking=wandb", "tracking.mode=offline")
 HEADLINE = ["map", "mrr", "ndcg@10", "recall@10", "precision@10", "err", "rbp@0.7", "rbp@0.8", "rbp@0.9"]
 LAST = f"checkpoints/step_{STEPS:08d}"
-Run = Callable[..., None]
-Refuse = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -60,37 +55,6 @@ def resumed(demo_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     assert max(losses(run)) < STEPS
     finish(start(arguments_for(demo_shards, run, *WANDB, "resume=true")))
     return run
-
-
-@pytest.fixture
-def run_here() -> Iterator[Run]:
-    """Train in this process, as `python train.py ARGUMENTS` does, and leave no trace of it in torch or accelerate."""
-    threads = torch.get_num_threads()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    with one_core():
-        yield lambda arguments: run_command(lambda: train.main(arguments))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def refuse(run_here: Run, capfd: pytest.CaptureFixture[str]) -> Refuse:
-    """The one line with which a command line is refused."""
-
-    def refusal(arguments: list[str]) -> str:
-        with pytest.raises(SystemExit) as exit:
-            run_here(arguments)
-        assert exit.value.code == 2
-        return only_error(capfd.readouterr().err)
-
-    return refusal
-
-
-def only_error(errors: str) -> str:
-    assert "Traceback" not in errors
-    lines = [line for line in errors.splitlines() if "gcl: error:" in line]
-    assert len(lines) == 1, errors
-    return lines[0]
 
 
 def copied(folder: Path, to: Path) -> Path:

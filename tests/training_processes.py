@@ -8,12 +8,15 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from wandb.proto.wandb_internal_pb2 import Record
+
+Run = Callable[[list[str]], None]  # trains in this process, as `python train.py ARGUMENTS` does
+Refuse = Callable[[list[str]], str]  # the one line with which a command line is refused
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 240  # for one run, on a busy machine
@@ -49,9 +52,11 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-def start(arguments: list[str], launcher: list[str] | None = None, **environment: str) -> subprocess.Popen[str]:
+def start(
+    arguments: list[str], launcher: list[str] | None = None, script: str = "train.py", **environment: str
+) -> subprocess.Popen[str]:
     """A training process on one core, or the launcher of several."""
-    command = [*(launcher or [sys.executable]), str(ROOT / "train.py"), *arguments]
+    command = [*(launcher or [sys.executable]), str(ROOT / script), *arguments]
     with nullcontext() if launcher else one_core():
         return subprocess.Popen(
             command,
@@ -88,6 +93,12 @@ def launcher_of(processes: int) -> list[str]:
         str(port),
     ]
     return [str(accelerate), "launch", *options, "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def deepspeed_launcher_of(processes: int, *options: str) -> list[str]:
+    """The same with DeepSpeed: `--zero_stage N`, or `--deepspeed_config_file FILE`; needs no ACCELERATE_USE_CPU."""
+    launcher = ["--use_deepspeed" if option == "--multi_gpu" else option for option in launcher_of(processes)]
+    return [*launcher, *options]
 
 
 def kill_after(process: subprocess.Popen[str], run: Path, step: int) -> None:

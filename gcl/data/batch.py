@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from gcl.data.images import ImageReader
-from gcl.data.record import Record
+from gcl.data.record import SCORE, Record, is_score
 from gcl.data.shards import ShardReader
+from gcl.errors import UserError
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -23,25 +24,67 @@ class Batch:
     texts: dict[str, Tensor]  # field -> (rows, context_length) int64
     present: dict[str, Tensor]  # field -> (rows,) bool
     identities: dict[str, Tensor]  # field -> (rows,) int64, 0 where unknown
-    weight: Tensor  # (rows,) float32
+    score: Tensor  # (rows,) float32
     encoded_images: int  # images that the rows brought
     undecodable: int  # of them, those that could not be decoded; their rows stay, with the field missing
+    unscored: int  # rows that were given the default score
+
+    def __len__(self) -> int:
+        return len(self.score)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+    def split(self, size: int) -> "list[Batch]":
+        """Micro-batches of `size` rows, in order; the last may have fewer. What is counted stays with the whole."""
+        if size >= len(self):
+            return [self]
+        return [self._with(lambda t, start=start: t[start : start + size]) for start in range(0, len(self), size)]  # type: ignore[misc]
 
-        return Batch(
-            moved(self.images),
-            moved(self.texts),
-            moved(self.present),
-            moved(self.identities),
-            self.weight.to(device, non_blocking=True),
-            self.encoded_images,
-            self.undecodable,
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with every tensor changed."""
+        images, texts, present, identities = (
+            {name: change(tensor) for name, tensor in tensors.items()}
+            for tensors in (self.images, self.texts, self.present, self.identities)
         )
+        counts = self.encoded_images, self.undecodable, self.unscored
+        return Batch(images, texts, present, identities, change(self.score), *counts)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How rows' scores are read."""
+
+    are_read: bool  # whether the weights depend on them
+    default: float | None = None  # of a row without a usable one; None: such a row is a mistake
+
+    def read(self, records: list[Record]) -> tuple[Tensor, int]:
+        """Each record's score, and how many were given the default: (records,) float32.
+
+        Raises:
+            UserError: a score that is missing, negative or no number, where there is no default.
+        """
+        if not self.are_read:
+            return torch.ones(len(records)), 0
+        usable = [usable_score(record.fields.get(SCORE)) for record in records]
+        unscored = [record for record, score in zip(records, usable, strict=True) if score is None]
+        if unscored and self.default is None:
+            bad = unscored[0]
+            raise UserError(
+                f"row {bad.item_id!r} ({bad.origin}) has score {bad.fields.get(SCORE)!r}; a score is a number from 0 "
+                "up; give such rows one with data.default_score=NUMBER, or train without scores (weighting=constant)"
+            )
+        return torch.tensor([self.default if score is None else score for score in usable]), len(unscored)
+
+
+def usable_score(value: str | float | None) -> float | None:
+    """A score as a finite number from 0 up, also one that is written as text, or None."""
+    try:
+        score = float(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    return float(score) if score is not None and is_score(score) else None
 
 
 @dataclass(frozen=True)
@@ -53,6 +96,7 @@ class BatchBuilder:
     identity_fields: list[str]
     image_reader: ImageReader
     tokenizer: Tokenizer
+    scores: Scores = Scores(are_read=False)
 
     def build(self, records: list[Record], randoms: list[np.random.Generator] | None = None) -> Batch:
         """Decode and tokenize `records`; `randoms`, one for each record, turn augmentation on."""
@@ -71,7 +115,8 @@ class BatchBuilder:
             present[name] = torch.tensor([bool(value) for value in values])
             texts[name] = self.tokenizer(values)
         identities = {name: identity(records, name) for name in self.identity_fields}
-        return Batch(images, texts, present, identities, torch.ones(len(records)), encoded, undecodable)
+        score, unscored = self.scores.read(records)
+        return Batch(images, texts, present, identities, score, encoded, undecodable, unscored)
 
     def _pixels(self, record: Record, name: str, random: np.random.Generator | None) -> Tensor | None:
         try:
@@ -86,6 +131,7 @@ def build_batch_builder(
     identity_fields: list[str],
     image_reader: ImageReader,
     tokenizer: Tokenizer,
+    scores: Scores = Scores(are_read=False),
 ) -> BatchBuilder:
     """A builder of these fields, each once, told apart as images and texts by the shards' manifest.
 
@@ -94,7 +140,7 @@ def build_batch_builder(
     """
     images, texts = reader.split_fields(list(dict.fromkeys(fields)))
     _, identities = reader.split_fields(identity_fields)
-    return BatchBuilder(images, texts, identities, image_reader, tokenizer)
+    return BatchBuilder(images, texts, identities, image_reader, tokenizer, scores)
 
 
 def identity(records: list[Record], name: str) -> Tensor:

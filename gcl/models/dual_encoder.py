@@ -12,6 +12,8 @@ from open_clip.tokenizer import HFTokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gcl.errors import UserError
+
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 Tokenizer = Callable[[list[str]], Tensor]  # texts -> (texts, context_length) int64
@@ -78,6 +80,35 @@ class DualEncoder(nn.Module):
         return Embeddings(
             fields, scale, torch.zeros_like(scale) if bias is None else at_least_float32(bias).reshape(1) * 1
         )
+
+    @property
+    def has_logit_bias(self) -> bool:
+        return self.network.logit_bias is not None
+
+    def add_logit_bias(self, value: float) -> None:
+        """Give a start without a logit bias one, so that plain open_clip loads it too."""
+        self.network.logit_bias = nn.Parameter(torch.full_like(self.network.logit_scale, value))
+        self.architecture["init_logit_bias"] = value
+
+    def check_max_logit_scale(self, ceiling: float | None) -> None:
+        """Refuse a ceiling below the start's own logit scale."""
+        scale = float(self.network.logit_scale.detach().exp())
+        if ceiling is not None and ceiling < scale:
+            raise UserError(
+                f"train.max_logit_scale={ceiling} is below the {scale:.2f} that {self.name} starts with, and would "
+                "change the start; raise it, or leave it out"
+            )
+
+    def freeze_unused(self, uses_images: bool, uses_texts: bool) -> None:
+        """Freeze the tower that no field of the objective needs: it gets no gradient, which DDP would wait for."""
+        for name, parameter in self.network.named_parameters():
+            is_image_tower = name.startswith("visual.")
+            if not name.startswith("logit_") and not (uses_images if is_image_tower else uses_texts):
+                parameter.requires_grad_(False)
+
+    def checkpoint_activations(self) -> None:
+        """Let both towers keep less for the backward pass, and compute it again."""
+        self.network.set_grad_checkpointing(True)
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write a Hugging Face tokenizer's files; open_clip's own needs none."""

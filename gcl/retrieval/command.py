@@ -27,7 +27,7 @@ SHOWN = ("ndcg@10", "recall@10", "mrr", "map", "precision@10", "err", "queries",
 
 
 @dataclass
-class EvaluatedData:
+class SearchedData:
     """The rows that are searched."""
 
     path: str | None = None  # folder written by gcl prepare; null: the run's
@@ -41,7 +41,7 @@ class EvaluateSettings:
 
     checkpoint: str  # a run, a checkpoint folder, a .pt or .safetensors file, ViT-B-16-SigLIP/webli, hf-hub:ORG/NAME
     task: RetrievalTask  # what asks and what answers
-    data: EvaluatedData = field(default_factory=EvaluatedData)  # what is searched
+    data: SearchedData = field(default_factory=SearchedData)  # what is searched
     output_dir: str | None = None  # folder for metrics.json and examples.json; null: only printed
     batch_size: int = 128  # rows encoded at once, per process
     precision: Precision | None = None  # of the towers' matrix products; null: the run's, or float32
@@ -52,9 +52,9 @@ def main(arguments: list[str]) -> None:
     chosen = load_settings("evaluate", EvaluateSettings, arguments)
     settings: EvaluateSettings = build_as(EvaluateSettings, {**chosen, "model": None})
     loaded = load_model(settings.checkpoint, chosen["model"])
-    trained_in: Precision = loaded.settings["train"]["precision"] if loaded.settings else "float32"
-    accelerator = start_processes(settings.precision or trained_in)
-    corpus = build_corpus(loaded, settings)
+    reader = build_reader(loaded, settings.checkpoint, settings.data)
+    accelerator = start_processes(precision_of(loaded, settings.precision))
+    corpus = build_corpus(loaded, reader, settings.task.fields, settings.batch_size, settings.data.workers)
     model = accelerator.prepare_model(loaded.model, evaluation_mode=True)
     result = evaluate_task(settings.task, corpus.embed(model, accelerator), corpus.rows)
     if accelerator.is_main_process:
@@ -64,16 +64,26 @@ def main(arguments: list[str]) -> None:
     leave()
 
 
-def build_corpus(loaded: Loaded, settings: EvaluateSettings) -> Corpus:
-    """The rows to search, with a builder for the fields that the task names."""
-    path = settings.data.path or (loaded.settings["data"]["path"] if loaded.settings else None)
+def precision_of(loaded: Loaded, precision: Precision | None) -> Precision:
+    """The one that is given, or the run's."""
+    trained_in: Precision = loaded.settings["train"]["precision"] if loaded.settings else "float32"
+    return precision or trained_in
+
+
+def build_reader(loaded: Loaded, checkpoint: str, data: SearchedData) -> ShardReader:
+    """The rows to search: those that are named, or the run's."""
+    path = data.path or (loaded.settings["data"]["path"] if loaded.settings else None)
     if path is None:
-        raise UserError(f"checkpoint {settings.checkpoint} does not say what to search; give data.path=FOLDER")
-    reader = ShardReader(path, settings.data.split)
+        raise UserError(f"checkpoint {checkpoint} does not say what to search; give data.path=FOLDER")
+    return ShardReader(path, data.split)
+
+
+def build_corpus(loaded: Loaded, reader: ShardReader, fields: list[str], batch_size: int, workers: int) -> Corpus:
+    """The rows with a builder of these fields, for the model's image size and tokenizer."""
     image = loaded.model.image
     image_reader = ImageReader(image.size, image.interpolation, image.resize_mode)
-    builder = build_batch_builder(reader, settings.task.fields, [], image_reader, loaded.model.tokenizer)
-    return Corpus(reader, builder, settings.batch_size, settings.data.workers, shows_progress=True)
+    builder = build_batch_builder(reader, fields, [], image_reader, loaded.model.tokenizer)
+    return Corpus(reader, builder, batch_size, workers, shows_progress=True)
 
 
 def show(result: Result, name: str) -> None:

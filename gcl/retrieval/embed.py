@@ -51,7 +51,7 @@ class Corpus:
         model.eval()
         fields: dict[str, Tensor] = {}
         present: dict[str, Tensor] = {}
-        with torch.inference_mode(), self._progress(accelerator) as progress:
+        with torch.inference_mode(), progress_bar(self.shows_progress and accelerator.is_main_process) as progress:
             if self.builder.image_fields:
                 fields, present = self._embed_images(model, accelerator, progress)
             for name in self.builder.text_fields:
@@ -99,17 +99,19 @@ class Corpus:
             embedded.append(model({}, {name: tokens.to(accelerator.device)}).fields[name])
         return gather(torch.cat(embedded))[[number_of[value] for value in values]]
 
-    def _progress(self, accelerator: Accelerator) -> Progress:
-        console = Console(stderr=True)
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not (self.shows_progress and accelerator.is_main_process and console.is_terminal),
-        )
+
+def progress_bar(is_shown: bool) -> Progress:
+    """A bar on standard error while something long is done, where that is a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (is_shown and console.is_terminal),
+    )
 
 
 def check_undecodable(undecodable: int, rows: int) -> None:

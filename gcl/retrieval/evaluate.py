@@ -8,7 +8,7 @@ import torch
 
 from gcl.data.record import ITEM_ID
 from gcl.errors import UserError
-from gcl.losses.side import side_embedding
+from gcl.losses.side import prefix, side_embedding
 from gcl.retrieval.embed import RowEmbeddings
 from gcl.retrieval.metrics import DEPTH, retrieval_metrics
 from gcl.retrieval.search import search_on_all_processes
@@ -32,6 +32,10 @@ def evaluate_task(task: RetrievalTask, embeddings: RowEmbeddings, rows: list[dic
     asking = torch.tensor([relevant[0] for relevant in queries.values()])
     left, _ = side_embedding(task.left, embeddings.fields, embeddings.present)
     right, has_right = side_embedding(task.right, embeddings.fields, embeddings.present)
+    if task.dimensions is not None:
+        if task.dimensions > left.shape[1]:
+            raise UserError(f"task dimensions {task.dimensions} are more than the model's {left.shape[1]}; give fewer")
+        left, right = prefix(left, task.dimensions), prefix(right, task.dimensions)
     documents = has_right.nonzero().squeeze(1)  # a row without the right side can't be found; its score would be 0
     if len(documents) == 0:
         raise UserError(f"no row has any of {', '.join(task.right)}, which the task retrieves")

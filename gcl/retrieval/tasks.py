@@ -18,6 +18,11 @@ class RetrievalTask:
     left: dict[str, float]  # field -> weight: what asks, such as {title: 1.0}
     right: dict[str, float] = field(default_factory=lambda: {"image": 1.0})  # field -> weight: what answers
     max_queries: int = 4000  # sampled from the distinct values as GCL does
+    dimensions: int | None = None  # prefix of the embeddings that is compared; null: all of them
+
+    def __post_init__(self) -> None:
+        if self.dimensions is not None and self.dimensions < 1:
+            raise UserError(f"task dimensions {self.dimensions} must be at least 1, or null for the whole embedding")
 
     @property
     def fields(self) -> list[str]:

@@ -27,6 +27,7 @@ class Fingerprint:
     lanes: int
     window: int
     train_data: str  # digest of the shards
+    negatives: str | None = None  # digest of mined negatives
 
 
 class Checkpoints:

@@ -59,6 +59,7 @@ class Evaluation:
             for name in self.identity_fields
             if name not in self.corpus.builder.image_fields
         }
+        score = self.corpus.builder.scores.read(records)[0].to(device)
         losses = []
         for start in range(0, rows - size + 1, size):
             share = slice(start + rank() * size // world_size(), start + (rank() + 1) * size // world_size())
@@ -66,7 +67,7 @@ class Evaluation:
                 {name: value[share] for name, value in embeddings.fields.items()},
                 {name: value[share] for name, value in embeddings.present.items()},
                 {name: value[share] for name, value in identities.items()},
-                torch.ones(size // world_size(), device=device),
+                score[share],
                 embeddings.logit_scale,
                 embeddings.logit_bias,
             )

@@ -91,6 +91,8 @@ def load_weights(encoder: DualEncoder, path: Path) -> None:
     """
     try:
         state = load_state_dict(str(path), weights_only=True)
+        if {"logit_bias", PREFIX + "logit_bias"} & state.keys() and not encoder.has_logit_bias:
+            encoder.add_logit_bias(0.0)  # the run added it
         if all(name.startswith(PREFIX) for name in state):
             encoder.network.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in state.items()})
         else:

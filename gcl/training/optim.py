@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
+from gcl import deepspeed
 from gcl.errors import UserError
 
 
@@ -46,7 +48,7 @@ def build_optimizer(network: nn.Module, settings: OptimSettings) -> torch.optim.
                 f"optim.lr_multipliers names {prefix!r}, which no parameter starts with; there are {', '.join(known)}"
             )
     for name, parameter in network.named_parameters():
-        factor = factor_of(name, settings.lr_multipliers)
+        factor = factor_of(name, settings.lr_multipliers) if parameter.requires_grad else 0.0
         parameter.requires_grad_(factor > 0)
         if factor > 0:
             decay = settings.weight_decay if decays(name, parameter) else 0.0
@@ -78,3 +80,13 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its factor of the learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
+
+
+def cap_logit_scale(accelerator: Accelerator, model: nn.Module, ceiling: float) -> None:
+    """Keep the logit scale at or below a ceiling, after a step (all ranks participate)."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("logit_scale") and parameter.requires_grad:
+            if deepspeed.is_used(accelerator):
+                deepspeed.clamp(parameter, math.log(ceiling))
+            else:
+                parameter.data.clamp_(max=math.log(ceiling))

@@ -18,8 +18,11 @@ FREE_TO_CHANGE = (
     "resume",
     "tracking",
     "data.path",
+    "data.negatives",  # its content is part of the fingerprint
     "data.workers",
     "train.max_steps",
+    "train.micro_batch_size",
+    "train.activation_checkpointing",
     "train.log_every",
     "train.eval_every",
     "train.save_every",

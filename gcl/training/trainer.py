@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from gcl.data.batch import Batch
 from gcl.data.loader import StepBatches
-from gcl.distributed import Precision, all_sum, from_main_process
+from gcl.distributed import Precision, all_sum, from_main_process, rank
 from gcl.errors import UserError
 from gcl.losses.objective import Loss
 from gcl.training.checkpoint import Checkpoints
 from gcl.training.evaluation import Evaluation
-from gcl.training.optim import OptimSettings, set_lr
+from gcl.training.gradient_cache import GradientCache
+from gcl.training.optim import OptimSettings, cap_logit_scale, set_lr
 from gcl.training.run import RunDirectory
 from gcl.training.tracking import Tracker
 
@@ -28,6 +29,9 @@ class TrainSettings:
 
     max_steps: int = 1000  # optimizer steps
     batch_size: int = 128  # global: what the loss sees
+    micro_batch_size: int | None = None  # per process: what fits; the gradients are the same; null: all rows at once
+    activation_checkpointing: bool = False  # towers keep less for the backward pass and compute it again
+    max_logit_scale: float | None = None  # ceiling of the logit scale (the factor itself); null: none
     precision: Precision = "float32"  # of the towers' matrix products; the loss is always float32
     grad_clip_norm: float = 1.0  # of all gradients together; 0: no clipping
     log_every: int = 10  # steps between lines of metrics.jsonl
@@ -49,6 +53,8 @@ class TrainSettings:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)} must be at least 1")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise UserError(f"train.micro_batch_size={self.micro_batch_size} must be at least 1, or null for all rows")
 
 
 class Trainer:
@@ -70,9 +76,10 @@ class Trainer:
     ) -> None:
         self.accelerator, self.settings, self.optim = accelerator, settings, optim
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.loss, self.batches = loss, batches
+        self.gradient_cache = GradientCache(accelerator, self.model, loss, settings.micro_batch_size)
+        self.batches = batches
         self.evaluation, self.checkpoints, self.run, self.trackers = evaluation, checkpoints, run, trackers
-        self.totals = {"images": 0, "undecodable_images": 0}  # over all processes and all steps
+        self.totals = {"images": 0, "undecodable_images": 0, "unscored_rows": 0}  # over all processes and all steps
 
     def fit(self, settings: dict[str, Any], resume: bool) -> None:
         """Train from the start, or from the last checkpoint when resuming, to the last step (all ranks participate)."""
@@ -108,27 +115,26 @@ class Trainer:
 
     def _take_step(self, batch: Batch, step: int) -> dict[str, float]:
         """One optimizer step on the global batch (all ranks participate)."""
-        # A step's randomness does not depend on the steps before it.
-        torch.manual_seed(1_000_003 * self.batches.order.seed + step)
         batch = batch.to(self.accelerator.device)
         self.model.train()
         set_lr(self.optimizer, self.optim.lr_at(step, self.settings.max_steps))
-        fields, logit_scale, logit_bias = self.model(batch.images, batch.texts)
-        share = self.loss(fields, batch.present, batch.identities, batch.weight, logit_scale, logit_bias)
-        counts = share.new_tensor([batch.encoded_images, batch.undecodable])
-        loss_sum, images, undecodable = all_sum(torch.cat([share.detach()[None], counts])).tolist()
+        forward = self.gradient_cache.forward(batch, [self.batches.order.seed, step, rank()])
+        counts = forward.share.new_tensor([batch.encoded_images, batch.undecodable, batch.unscored])
+        loss_sum, images, undecodable, unscored = all_sum(torch.cat([forward.share.detach()[None], counts])).tolist()
         loss = loss_sum / self.accelerator.num_processes
-        self._bound_undecodable(int(images), int(undecodable), step + 1)
+        self._count(int(images), int(undecodable), int(unscored), step + 1)
         check_finite(loss, "loss", step + 1)
-        self.accelerator.backward(share)
+        self.gradient_cache.backward(forward)
         norm = self._clip_gradients()
         check_finite(float(norm), "gradient norm", step + 1)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.settings.max_logit_scale is not None:
+            cap_logit_scale(self.accelerator, self.model, self.settings.max_logit_scale)
         return {
             "loss": loss,
-            "logit_scale": float(logit_scale.detach()),
-            "logit_bias": float(logit_bias.detach()),
+            "logit_scale": float(forward.embeddings.logit_scale.detach()),
+            "logit_bias": float(forward.embeddings.logit_bias.detach()),
             "grad_norm": float(norm),
         }
 
@@ -138,10 +144,11 @@ class Trainer:
         norm: Tensor | float = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         return norm
 
-    def _bound_undecodable(self, images: int, undecodable: int, step: int) -> None:
-        """Count the step's images that could not be decoded, on all processes, and stop when they are too many."""
+    def _count(self, images: int, undecodable: int, unscored: int, step: int) -> None:
+        """Count what was wrong with the step's rows on all processes, and stop when too many images are."""
         self.totals["images"] += images
         self.totals["undecodable_images"] += undecodable
+        self.totals["unscored_rows"] += unscored
         if self.totals["undecodable_images"] > max(10, self.settings.max_undecodable_share * self.totals["images"]):
             raise UserError(
                 f"{self.totals['undecodable_images']} of {self.totals['images']} images could not be decoded by step "
@@ -171,8 +178,7 @@ class Trainer:
             **measured,
             "samples_per_second": self.settings.batch_size / seconds,
         }
-        if self.totals["undecodable_images"]:
-            row["undecodable_images"] = self.totals["undecodable_images"]
+        row |= {name: self.totals[name] for name in ("undecodable_images", "unscored_rows") if self.totals[name]}
         self.run.log(row)
         for tracker in self.trackers:
             tracker.log(row)
