@@ -71,7 +71,9 @@ def test_weights_that_are_negative_or_no_numbers_are_refused(weight: float) -> N
             build()
 
 
-@pytest.mark.parametrize("weights", [{}, {1: 0.5}, {0.5: 1.0, 10: 2.0}, {-1: 0.5, 0: 1.0}, {0: 0.1, math.nan: 0.5, 10: 1.0}])
+@pytest.mark.parametrize(
+    "weights", [{}, {1: 0.5}, {0.5: 1.0, 10: 2.0}, {-1: 0.5, 0: 1.0}, {0: 0.1, math.nan: 0.5, 10: 1.0}]
+)
 def test_piecewise_weights_that_do_not_start_at_score_0_are_refused(weights: dict[float, float]) -> None:
     with pytest.raises(UserError, match="must give a weight from score 0 on"):
         PiecewiseWeight(weights)
