@@ -6,7 +6,6 @@ accelerate launch train.py experiment=quickstart train.max_steps=500
 import functools
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -16,7 +15,7 @@ from gcl.cli import run_command
 from gcl.config import load_settings
 from gcl.data.batch import Scores, build_batch_builder
 from gcl.data.images import ImageReader
-from gcl.data.loader import OWN_NEGATIVES, DataSettings, StepBatches, build_negatives, sample_order
+from gcl.data.loader import DataSettings, StepBatches, build_negatives, sample_order, with_whole_paths
 from gcl.data.shards import ShardReader
 from gcl.distributed import leave, start_processes
 from gcl.losses.objective import Objective, PairLoss, Weighting
@@ -24,7 +23,7 @@ from gcl.models.dual_encoder import DualEncoder
 from gcl.parts import Part, build, build_as
 from gcl.retrieval.embed import Corpus
 from gcl.retrieval.tasks import RetrievalTask
-from gcl.training.checkpoint import Checkpoints, Fingerprint
+from gcl.training.checkpoint import Checkpoints, Fingerprint, complete_checkpoints
 from gcl.training.evaluation import Evaluation
 from gcl.training.logit_bias import fit_logit_bias
 from gcl.training.optim import OptimSettings, build_optimizer
@@ -55,9 +54,7 @@ class TrainingRun:
 
 def main(arguments: list[str]) -> None:
     settings = load_settings("train", TrainingRun, arguments)
-    for name in ("path", "negatives"):
-        if settings["data"][name] not in (None, OWN_NEGATIVES):
-            settings["data"][name] = str(Path(settings["data"][name]).expanduser().resolve())  # read from any folder
+    settings["data"] = with_whole_paths(settings["data"])
     parts = {name: settings[name] for name in ("model", "objective", "loss", "weighting", "tracking")}
     plain: TrainingRun = build_as(TrainingRun, {**settings, **dict.fromkeys(parts)})
     data, train, tasks, seed = plain.data, plain.train, plain.tasks, plain.seed
@@ -72,33 +69,37 @@ def main(arguments: list[str]) -> None:
     objective: Objective = build(parts["objective"])
     pair_loss: PairLoss = build(parts["loss"])
     weighting: Weighting = build(parts["weighting"])
-    evaluated = objective.fields + [name for task in tasks.values() for name in task.fields]
-    objective.check_same(training_rows.split_fields(evaluated + objective.identity_fields)[1])
+    scores = Scores(weighting.needs_score, data.default_score)
+    for rows in (training_rows, validation_rows):
+        scores.check(rows)
+    objective.check_same(training_rows.split_fields(objective.identity_fields)[1])
+    asked = [name for task in tasks.values() for name in task.fields]
+    training_rows.split_fields(asked, remedy="a task that names it is left out with ~tasks.NAME")
     loss = functools.partial(objective.loss, pair_loss, weighting)
 
     negatives = build_negatives(data, training_rows)
     training_rows.kinds.update(negatives.kinds if negatives else {})
-    known_negatives = [name for name in objective.negative_identity_fields if name in training_rows.kinds]
+    negative_fields = objective.negative_fields(training_rows.kinds) if data.negatives else []
 
     model: DualEncoder = build(parts["model"])
-    objective.check_dimension(model.architecture["embed_dim"])
+    objective.check_dimension(model.dimensions)
+    for task in tasks.values():
+        task.check_dimensions(model.dimensions)
     model.check_max_logit_scale(train.max_logit_scale)
     image_fields, text_fields = training_rows.split_fields(objective.fields)
     model.freeze_unused(bool(image_fields), bool(text_fields))
     if train.activation_checkpointing:
         model.checkpoint_activations()
 
-    builder = functools.partial(
-        build_batch_builder, tokenizer=model.tokenizer, scores=Scores(weighting.needs_score, data.default_score)
-    )
+    builder = functools.partial(build_batch_builder, tokenizer=model.tokenizer, scores=scores)
     pixels = functools.partial(ImageReader, model.image.size, model.image.interpolation, model.image.resize_mode)
     batches = StepBatches(
         training_rows,
         order,
         builder(
             training_rows,
-            objective.fields + (objective.negative_fields if data.negatives else []),
-            objective.identity_fields + known_negatives,
+            objective.fields + negative_fields,  # in this order: a row's augmentation is that without negatives
+            objective.identity_fields + objective.negative_identity_fields(training_rows.kinds),
             image_reader=pixels(data.augmentation),
         ),
         data.workers,
@@ -108,13 +109,14 @@ def main(arguments: list[str]) -> None:
     )
     corpus = Corpus(
         validation_rows,
-        builder(training_rows, evaluated, objective.identity_fields, image_reader=pixels()),
+        builder(training_rows, objective.fields + asked, objective.identity_fields, image_reader=pixels()),
         train.eval_batch_size,
         data.workers,
         shows_progress=False,
     )
     evaluation = Evaluation(corpus, tasks, loss, objective.identity_fields, train.batch_size)
-    fit_logit_bias(model, pair_loss, objective, batches)
+    resumes = plain.resume and bool(complete_checkpoints(run.checkpoints))
+    fit_logit_bias(model, pair_loss.needs_bias, objective, batches, accelerator.device, resumes)
     optimizer = build_optimizer(model.network, plain.optim)
 
     fingerprint = Fingerprint(
@@ -123,7 +125,7 @@ def main(arguments: list[str]) -> None:
         order.lanes,
         order.window,
         training_rows.fingerprint,
-        negatives.fingerprint if negatives else None,
+        negatives.fingerprint if negatives else data.negatives,
     )
     checkpoints = Checkpoints(run.checkpoints, fingerprint, train.keep_checkpoints)
     trackers: list[Tracker] = [ConsoleTracker(), ReportTracker(validation_rows)]

@@ -32,6 +32,14 @@ def is_used(accelerator: Accelerator) -> bool:
     return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)
 
 
+def pieces(accelerator: Accelerator) -> str | None:
+    """In what pieces DeepSpeed keeps and saves a run's state, None where it is whole."""
+    if not is_used(accelerator):
+        return None
+    stage = accelerator.state.deepspeed_plugin.deepspeed_config["zero_optimization"]["stage"]
+    return f"DeepSpeed ZeRO-{stage} on {accelerator.num_processes} processes"
+
+
 def launched_plugin() -> DeepSpeedPlugin:
     """What the launcher's flags and files say to DeepSpeed.
 

@@ -1,6 +1,9 @@
 """Files that are whole or not there: written under a temporary name, then renamed."""
 
+import os
 from pathlib import Path
+
+from gcl.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -8,3 +11,18 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.rename(path)
+
+
+def check_new_folder(output: Path) -> None:
+    """Refuse a folder that holds something, or cannot be made; before the work whose results it is for.
+
+    Raises:
+        UserError: naming the remedy.
+    """
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output_dir {output} is a file; choose another")
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"output_dir {output} is not empty; choose another, or remove it first")
+    parent = next(folder for folder in output.parents if folder.exists())
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"output_dir {output} cannot be made: {parent} may not be written; choose another")

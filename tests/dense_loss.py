@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gcl.data.batch import Batch
-from gcl.losses.objective import Pair
+from gcl.losses.pair import Pair
 
 TOLERANCE = 1e-12
 
@@ -74,7 +74,7 @@ def dense_logits(pair: Pair, batch: Batch, fields: dict[str, Tensor], weight: Te
 
     left_names = {name for field in pair.left for name in (field, f"{field}.hash")}
     right_names = {name for field in pair.right for name in (field, f"{field}.hash")} | {"item_id"}
-    same = set(pair.same) or ({"item_id", *pair.left, *pair.right} - {"image"})
+    same = {"item_id", *pair.left, *pair.right} - {"image"} if pair.same is None else set(pair.same)
     agree = {
         name: equal(batch, names, rows, negative_rows)
         for name, names in {"left": same & left_names, "right": same & right_names, "any": same}.items()

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gcl.data.batch import Batch
-from gcl.losses.objective import Loss, Objective, Pair, PairLoss
+from gcl.losses.objective import Loss, Objective, PairLoss
+from gcl.losses.pair import Pair
 from gcl.losses.rows import FalseNegatives
 from gcl.losses.sigmoid import SigmoidLoss
 from gcl.losses.softmax import SoftmaxLoss
@@ -20,6 +21,7 @@ LOSSES = ("sigmoid", "softmax")
 TILES = (3, 7, 64)  # smaller than a process's rows, not dividing them, and larger than the whole batch
 MICRO_BATCHES = (1, 3)
 
+NEGATIVE_FIELDS = ["negatives.image", "negatives.title"]
 Groups = dict[str, list[list[int]]]  # field -> groups of rows that share its value
 
 
@@ -72,7 +74,7 @@ class Case:
     def batch(self) -> Batch:
         """The rows of all processes. A missing field has embeddings too: nothing may depend on them."""
         objective = Objective(self.pairs)
-        names = objective.fields + (objective.negative_fields if self.has_negatives else [])
+        names = objective.fields + (NEGATIVE_FIELDS if self.has_negatives else [])
         generator = torch.Generator().manual_seed(1)
         dims = {name: IMAGE_DIM if name.endswith("image") else TEXT_DIM for name in names}
         inputs = {name: torch.randn(ROWS, dims[name], generator=generator).double() for name in names}
@@ -102,8 +104,8 @@ class Case:
 
 
 def gcl_fields(false_negatives: FalseNegatives = "ignore", same: list[str] | None = None) -> list[Pair]:
-    query = Pair({"query": 1.0}, {"image": 0.9, "title": 0.1}, 1.0, same or [], false_negatives)
-    return [query, Pair({"title": 1.0}, {"image": 1.0}, 0.5, same or [], false_negatives)]
+    query = Pair({"query": 1.0}, {"image": 0.9, "title": 0.1}, 1.0, same, false_negatives)
+    return [query, Pair({"title": 1.0}, {"image": 1.0}, 0.5, same, false_negatives)]
 
 
 QUERY_PAIR = Pair({"query": 1.0}, {"image": 0.9, "title": 0.1}, 1.0, ["query"], "positive")
@@ -149,6 +151,7 @@ CASES = {
         gcl_fields("positive", ["image.hash"]), weighted=True, equal={"image.hash": [[0, 9, 35], [12, 13]]}
     ),
     "ignored_by_category": Case(gcl_fields(same=["category"]), equal={"category": [EVERY_ROW[::2], EVERY_ROW[1::4]]}),
+    "all_are_negatives": replace(MASKS, pairs=gcl_fields(same=[])),
     "one_product": Case(TITLE_IMAGE, weighted=True, equal={"item_id": [EVERY_ROW]}),
     "one_product_positive": Case(gcl_fields("positive"), weighted=True, equal={"item_id": [EVERY_ROW]}),
     "weighted_negatives": replace(MASKS, weighted=True, weight_negatives=True),

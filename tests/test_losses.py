@@ -1,6 +1,7 @@
 """The objective is exact: N processes, micro-batches and any tile size give what one process gives on all rows."""
 
 import json
+import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from dense_loss import assert_same, dense_gradients
-from loss_cases import CASES, LOSSES, ROWS, RUNS, TITLE_IMAGE, Case, Run, Towers
+from loss_cases import CASES, LOSSES, NEGATIVE_FIELDS, ROWS, RUNS, TITLE_IMAGE, Case, Run, Towers
 from loss_processes import measure_step, named, of_run, run_on_processes
 from open_clip.loss import ClipLoss, SigLipLoss
 from recorders import Collectives, Memory
@@ -20,7 +21,8 @@ from torch.utils._pytree import tree_map
 
 from gcl.distributed import rank, world_size
 from gcl.errors import UserError
-from gcl.losses.objective import Loss, Objective, Pair
+from gcl.losses.objective import Loss, Objective
+from gcl.losses.pair import Pair
 from gcl.losses.rows import FalseNegatives, Identity, PairRows
 from gcl.losses.sigmoid import SigmoidLoss
 from gcl.losses.softmax import SoftmaxLoss
@@ -223,11 +225,33 @@ def test_a_hundred_times_the_weights_on_one_row_pull_its_pair_together(loss_name
 def test_fields_of_several_pairs_are_named_once() -> None:
     objective = Objective([Pair({"query": 1.0}, {"image": 0.9, "title": 0.1}), Pair({"title": 1.0}, {"image": 1.0})])
     assert objective.fields == ["query", "image", "title"]
-    assert objective.negative_fields == ["negatives.image", "negatives.title"]
+    assert objective.negative_fields(NEGATIVE_FIELDS) == NEGATIVE_FIELDS
     assert objective.identity_fields[0] == "item_id"
 
 
-@pytest.mark.parametrize("side", [{}, {"title": 0.0}, {"title": 1.0, "query": -0.5}])
+def test_negatives_need_some_of_the_right_sides_fields_and_not_all() -> None:
+    objective = Objective([Pair({"query": 1.0}, {"image": 0.9, "title": 0.1})])
+    assert objective.negative_fields(["image", "negatives.image", "negatives.colour"]) == ["negatives.image"]
+    with pytest.raises(UserError, match="negatives.image or negatives.title, which no row has"):
+        objective.negative_fields(["image", "title", "negatives.query"])
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.inf, math.nan])
+def test_a_pair_or_prefix_without_a_weight_above_0_is_refused(weight: float) -> None:
+    with pytest.raises(UserError, match="above 0"):
+        Pair({"title": 1.0}, {"image": 1.0}, weight)
+    with pytest.raises(UserError, match="above 0"):
+        Objective([Pair({"title": 1.0}, {"image": 1.0})], {4: weight})
+
+
+def test_no_rows_are_compared_where_same_is_empty() -> None:
+    pair = Pair({"title": 1.0}, {"image": 1.0}, same=[])
+    values = torch.tensor([1, 1])
+    assert pair.same_fields({"item_id": values, "title": values}) == []
+    assert replace(pair, same=None).same_fields({"item_id": values, "title": values}) == ["item_id", "title"]
+
+
+@pytest.mark.parametrize("side", [{}, {"title": 0.0}, {"title": 1.0, "query": -0.5}, {"title": math.nan}])
 def test_a_side_without_weight_is_refused(side: dict[str, float]) -> None:
     with pytest.raises(UserError, match="weight above 0"):
         Objective([Pair(side, {"image": 1.0})])

@@ -27,7 +27,7 @@ from gcl.data.order import SampleOrder
 from gcl.data.record import Record
 from gcl.data.shards import ShardReader
 from gcl.errors import UserError
-from gcl.losses.objective import Pair
+from gcl.losses.pair import Pair
 from gcl.retrieval import hard_negatives, search
 from gcl.retrieval.embed import Corpus, RowEmbeddings
 from gcl.retrieval.hard_negatives import Mined, Sides, search_negatives

@@ -18,7 +18,8 @@ from gcl.data.loader import StepBatches
 from gcl.data.order import SampleOrder
 from gcl.data.record import Record
 from gcl.data.shards import ShardReader, ShardWriter, write_manifest
-from gcl.losses.objective import Objective, Pair
+from gcl.losses.objective import Objective
+from gcl.losses.pair import Pair
 from gcl.models.open_clip_start import build_open_clip
 from gcl.parts import build
 from gcl.training.load import load_model
@@ -72,7 +73,7 @@ def test_an_objective_s_yaml_names_its_pairs(name: str) -> None:
 def test_a_run_with_several_pairs_weights_and_prefixes_learns(demo_shards: Path, tmp_path: Path, run_here: Run) -> None:
     run = tmp_path / "run"
     query = "{left: {query: 1.0}, right: {image: 0.9, title: 0.1}}"
-    title = "{left: {title: 1.0}, right: {image: 1.0}, weight: 0.5}"
+    title = "{left: {title: 1.0}, right: {image: 1.0}, weight: 0.5, same: [item_id, image.hash]}"
     more = ["weighting=linear", "weighting.max_score=5", "objective.matryoshka={16: 1.0}", "train.micro_batch_size=10"]
     run_here(
         arguments_for(demo_shards, run, f"objective.pairs=[{query}, {title}]", *more, "tasks.title2image.dimensions=16")
@@ -113,7 +114,7 @@ def test_a_row_without_a_score_stops_the_run_or_has_the_default_and_is_counted(
 
 def test_a_ceiling_below_the_start_s_scale_is_refused(demo_shards: Path, tmp_path: Path, refuse: Refuse) -> None:
     error = refuse(arguments_for(demo_shards, tmp_path / "run", "train.max_logit_scale=5"))
-    assert "train.max_logit_scale=5" in error and "14.29" in error
+    assert "train.max_logit_scale=5" in error and "14.28" in error
 
 
 def test_the_logit_scale_is_free_unless_it_has_a_ceiling(demo_shards: Path, tmp_path: Path, run_here: Run) -> None:
@@ -157,7 +158,9 @@ def test_the_fitted_bias_is_minus_the_log_sum_of_the_negatives(demo_shards: Path
     with torch.no_grad():
         fields, scale, _ = model.eval()(batches[0].images, batches[0].texts)
     probabilities = functional.softmax(scale * fields["title"] @ fields["image"].T, dim=1).diagonal().double()
-    logits = (scale * (fields["title"] * fields["image"]).sum(1)).double() + start_bias(model, objective, batches)
+    logits = (scale * (fields["title"] * fields["image"]).sum(1)).double() + start_bias(
+        model, objective, batches, torch.device("cpu")
+    )
     # The mean over rows of logit(p) is that of the sigmoid's logits.
     torch.testing.assert_close(torch.logit(probabilities).mean(), logits.mean(), rtol=0, atol=1e-5)
 
@@ -166,8 +169,25 @@ def test_a_bias_that_the_loss_does_not_use_stays_as_it_is(
     demo_shards: Path, tmp_path: Path, run_here: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_here(arguments_for(demo_shards, tmp_path / "run", "loss=softmax", *QUICK))
-    assert "has a logit bias, which SoftmaxLoss has no use for" in capfd.readouterr().err
+    assert "has a logit bias, which this loss has no use for" in capfd.readouterr().err
     assert {row["logit_bias"] for row in logged(tmp_path / "run")} == {-10.0}
+
+
+def test_rows_negatives_change_the_loss_and_a_resume_without_them_is_refused(
+    demo_shards: Path, tmp_path: Path, run_here: Run, refuse: Refuse
+) -> None:
+    titles = [str(record.fields["title"]) for record in ShardReader(demo_shards, "train")]
+    negatives: dict[int, dict[str, object]] = {
+        number: {"negatives.title": titles[number - 1], "negatives.item_id": f"other-{number}"}
+        for number in range(1, len(titles), 2)
+    }
+    shards = with_rows(demo_shards, tmp_path / "shards", negatives)
+    pairs = ["objective.pairs=[{left: {query: 1.0}, right: {title: 1.0}}]", "train.max_steps=2"]
+    for run, setting in (("with", "rows"), ("without", "null")):
+        run_here(arguments_for(shards, tmp_path / run, *pairs, f"data.negatives={setting}"))
+    assert losses(tmp_path / "with")[1] > losses(tmp_path / "without")[1]
+    resumed = [*pairs, "train.max_steps=4", "resume=true", "data.negatives=null"]
+    assert "negatives=rows" in refuse(arguments_for(shards, tmp_path / "with", *resumed))
 
 
 def test_two_processes_train_an_objective_of_texts_alone(demo_shards: Path, tmp_path: Path) -> None:
@@ -181,6 +201,8 @@ def test_two_processes_train_an_objective_of_texts_alone(demo_shards: Path, tmp_
     ("setting", "said"),
     [
         ("loss.tile_size=0", ["loss.tile_size 0", "at least 1"]),
+        ("train.grad_clip_norm=-1", ["train.grad_clip_norm=-1", "or above"]),
+        ("train.max_logit_scale=nan", ["train.max_logit_scale=nan", "above 0"]),
         ("train.micro_batch_size=0", ["train.micro_batch_size=0", "at least 1"]),
         ("objective.matryoshka={64: 1.0}", ["64 dimensions", "the model has 64"]),
         ("objective.matryoshka={8: -1.0}", ["weight above 0"]),

@@ -1,10 +1,16 @@
 """The learning rate is a pure function of the step, and every parameter is in the group it belongs to or frozen."""
 
+import math
+from collections.abc import Iterator
+
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from gcl.errors import UserError
+from gcl.training.logit_scale import cap_logit_scale
 from gcl.training.optim import OptimSettings, build_optimizer, set_lr
 
 
@@ -85,3 +91,22 @@ def test_a_prefix_that_no_parameter_has_is_refused_naming_those_there_are() -> N
 def test_freezing_everything_is_refused() -> None:
     with pytest.raises(UserError, match="freezes every parameter"):
         build_optimizer(network(), OptimSettings(lr_multipliers={"": 0}))
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    """Of this process alone, and no trace of it afterwards."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(("scale", "capped"), [(5.0, math.log(100)), (3.0, 3.0)])
+def test_only_a_logit_scale_above_the_ceiling_is_changed(scale: float, capped: float, accelerator: Accelerator) -> None:
+    model = network()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, scale)
+    cap_logit_scale(accelerator, model, 100.0)
+    expected = {name: capped if name == "logit_scale" else scale for name, _ in model.named_parameters()}
+    found = {name: float(parameter.detach().max()) for name, parameter in model.named_parameters()}
+    assert found == pytest.approx(expected, rel=1e-6)

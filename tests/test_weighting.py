@@ -22,7 +22,6 @@ TABLES: dict[str, tuple[Weighting, dict[float, float]]] = {
         LinearWeight(max_score=100, min_weight=0.2, max_weight=2.0),
         {0: 0.2, 50: 1.1, 75: 1.55, 99: 1.982, 100: 2, 101: 2, 1e9: 2},
     ),
-    "linear_downwards": (LinearWeight(max_score=4, min_weight=1, max_weight=0), {0: 1, 1: 0.75, 4: 0, 5: 0}),
     "reciprocal": (ReciprocalWeight(), {0: 1 / 101, 1: 0.01, 50: 1 / 51, 98: 1 / 3, 99: 0.5, 100: 1, 101: 1, 1e9: 1}),
     "reciprocal_to_4": (ReciprocalWeight(max_score=4), {0: 0.2, 1: 0.25, 3.5: 1 / 1.5, 4: 1, 5: 1}),
     "log": (LogWeight(), {0: 0, 1: 0.15019048, 9: 0.49892199, 50: 0.85194430, 100: 1, 101: 1, 1e9: 1}),
@@ -133,3 +132,8 @@ def test_a_default_of_0_counts_as_one() -> None:
 def test_scores_are_not_looked_at_where_no_weight_depends_on_them(name: str) -> None:
     score, unscored = Scores(are_read=False, default=2.0).read([*GOOD, BAD[name]])
     assert (score.tolist(), unscored) == ([1.0] * 5, 0)
+
+
+def test_a_lowest_weight_above_the_highest_is_refused() -> None:
+    with pytest.raises(UserError, match="weighting.min_weight 1 is above weighting.max_weight 0.5"):
+        LinearWeight(min_weight=1, max_weight=0.5)

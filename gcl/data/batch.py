@@ -59,6 +59,14 @@ class Scores:
     are_read: bool  # whether the weights depend on them
     default: float | None = None  # of a row without a usable one; None: such a row is a mistake
 
+    def check(self, rows: ShardReader) -> None:
+        """Refuse rows without scores before anything is read, where their manifest counts them."""
+        if self.are_read and self.default is None and rows.scores is not None and rows.scores.missing:
+            raise UserError(
+                f"{rows.scores.missing} of {len(rows)} rows of split {rows.split} of {rows.folder} have no score; give "
+                "them one with data.default_score=NUMBER, or train without scores (weighting=constant)"
+            )
+
     def read(self, records: list[Record]) -> tuple[Tensor, int]:
         """Each record's score, and how many were given the default: (records,) float32.
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -34,6 +36,16 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.default_score is not None and not is_score(self.default_score):
             raise UserError(f"data.default_score={self.default_score} must be a number from 0 up")
+
+
+def with_whole_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the data that mean the same from any folder."""
+    negatives = settings["negatives"]
+    return {
+        **settings,
+        "path": str(Path(settings["path"]).expanduser().resolve()),
+        "negatives": negatives if negatives in (None, OWN_NEGATIVES) else str(Path(negatives).expanduser().resolve()),
+    }
 
 
 def sample_order(
@@ -70,7 +82,11 @@ class StepBatches(Dataset[Batch]):
         self.process, self.processes, self.negatives = process, processes, negatives
 
     def __getitem__(self, step: int) -> Batch:
-        samples = self.order.local_batch(step, self.process, self.processes).tolist()
+        return self.batch(step)
+
+    def batch(self, step: int, rows: int | None = None) -> Batch:
+        """This process's batch of a step, or its first rows."""
+        samples = self.order.local_batch(step, self.process, self.processes).tolist()[:rows]
         epoch = self.order.epoch(step)
         randoms = [np.random.default_rng([self.order.seed, epoch, sample]) for sample in samples]
         return self.builder.build([self._record(sample, epoch) for sample in samples], randoms)

@@ -34,7 +34,7 @@ def write_negatives(
     temporary.mkdir(parents=True)
     table = temporary / f"{reader.split}.npy"
     np.save(table, numbers)
-    split = {"file": table.name, "rows": len(numbers), "fingerprint": reader.fingerprint, "sha256": file_sha256(table)}
+    split = {"file": table.name, "rows": len(numbers), "fingerprint": reader.fingerprint}
     content = {**facts, "splits": {reader.split: {**split, "statistics": statistics}}}
     write_text(temporary / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     if folder.exists():
@@ -58,8 +58,9 @@ class MinedNegatives:
                 f"negatives {path} were mined from other rows than split {reader.split} of {reader.folder} holds; "
                 f"mine them again: gcl mine checkpoint=RUN data.path={reader.folder} output_dir=DIR"
             )
-        self.fingerprint = str(mined["sha256"])[:16]
-        self.numbers = read_numbers(path / Path(mined["file"]).name, len(reader))
+        table = path / Path(mined["file"]).name
+        self.numbers = read_numbers(table, len(reader))
+        self.fingerprint = file_sha256(table)[:16]
 
     @property
     def kinds(self) -> dict[str, str]:
@@ -101,7 +102,7 @@ def read_split(folder: Path, reader: ShardReader) -> dict[str, str]:
         )
     try:
         splits = {
-            split: {name: str(mined[name]) for name in ("file", "fingerprint", "sha256")}
+            split: {name: str(mined[name]) for name in ("file", "fingerprint")}
             for split, mined in json.loads(manifest.read_text(encoding="utf-8"))["splits"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

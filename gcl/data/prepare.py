@@ -21,6 +21,7 @@ from gcl.data.image_hash import HashMethod, with_image_hashes
 from gcl.data.record import Record, Refusal, refusal_of
 from gcl.data.shards import MANIFEST, ShardWriter, write_manifest
 from gcl.errors import UserError
+from gcl.files import check_new_folder
 from gcl.parts import build_as
 
 REFUSED = "refused.jsonl"
@@ -91,10 +92,7 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
         UserError: the folder is taken, or more rows are refused than allowed (the list of them stays).
     """
     output = Path(settings.output_dir).expanduser().resolve()
-    if output.exists() and not output.is_dir():
-        raise UserError(f"output_dir {output} is a file; choose another")
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"output_dir {output} is not empty; choose another, or remove it first")
+    check_new_folder(output)
     temporary = output.with_name(output.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -37,7 +37,7 @@ class Shard:
 
 
 @dataclass
-class Scores:
+class ScoreRange:
     """How many rows have a score and how many have none, and the range of those there are."""
 
     rows: int = 0
@@ -62,7 +62,7 @@ class ShardWriter:
         self.shards: list[Shard] = []
         self.samples = 0
         self.kinds: dict[str, str] = {}  # field -> "image" or "text"
-        self.scores = Scores()
+        self.scores = ScoreRange()
         self._tar: webdataset.TarWriter | None = None
         self._in_shard = 0
 
@@ -151,7 +151,9 @@ class ShardReader:
                 f"{self.folder} holds no {MANIFEST}; write shards there with `gcl prepare source=catalog "
                 f"source.path=DIR output_dir={self.folder}`"
             )
-        self.kinds, splits = read_manifest(manifest)
+        content = read_manifest(manifest)
+        self.kinds, splits = content.kinds, content.splits
+        self.scores = content.scores.get(split)  # None: the shards do not say
         if not splits.get(split):
             raise UserError(
                 f"split {split!r} of {self.folder} is empty or absent; it has "
@@ -183,8 +185,11 @@ class ShardReader:
     def __iter__(self) -> Iterator[Record]:
         return (self[number] for number in range(len(self)))
 
-    def split_fields(self, fields: list[str]) -> tuple[list[str], list[str]]:
+    def split_fields(self, fields: list[str], remedy: str = "") -> tuple[list[str], list[str]]:
         """The image fields and the text fields among `fields`.
+
+        Args:
+            remedy: what to do where one is missing.
 
         Raises:
             UserError: a field that no row has, naming the nearest.
@@ -193,7 +198,7 @@ class ShardReader:
             if name not in self.kinds:
                 raise UserError(
                     f"field {name!r} is in no row of {self.folder}{nearest(name, self.kinds)}; there are "
-                    f"{', '.join(self.kinds)} (a task that names it is left out with ~tasks.NAME)"
+                    f"{', '.join(self.kinds)}{remedy and f' ({remedy})'}"
                 )
         images = [name for name in fields if self.kinds[name] == IMAGE]
         return images, [name for name in fields if self.kinds[name] == TEXT]
@@ -221,12 +226,21 @@ class ShardReader:
             )
 
 
-def read_manifest(manifest: Path) -> tuple[dict[str, str], dict[str, list[Shard]]]:
-    """What each field is, and the shards of each split."""
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says that readers need."""
+
+    kinds: dict[str, str]  # field -> "image" or "text"
+    splits: dict[str, list[Shard]]
+    scores: dict[str, ScoreRange]  # of each split
+
+
+def read_manifest(manifest: Path) -> Manifest:
     try:
         content = json.loads(manifest.read_text())
         splits = {split: [Shard(**shard) for shard in shards] for split, shards in content["splits"].items()}
-        return dict(content["fields"]), splits
+        scores = {split: ScoreRange(**found) for split, found in content.get("scores", {}).items()}
+        return Manifest(dict(content["fields"]), splits, scores)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{manifest} cannot be read ({error}); run gcl prepare again") from error
 

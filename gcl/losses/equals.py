@@ -1,12 +1,35 @@
 """False negatives: which rows and columns of a batch have the same value of a field."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gcl.distributed import gather
 from gcl.losses.rows import Identity
+
+
+@dataclass
+class BlockEquals:
+    """A block of rows, some of which have the same value as other columns."""
+
+    height: int  # rows
+    identities: list[Identity]
+    candidates: list[Tensor]  # for each field, the places of rows whose value is repeated; others are not compared
+    rows: list[Tensor]  # for each field, the candidates' values
+    columns: list[Tensor]  # for each field, all columns' values
+
+    def agree(self, columns: slice, has_part: Callable[[Identity], bool]) -> Tensor:
+        """Where rows and columns agree in one of the fields that have a part: (rows, columns) bool."""
+        width, device = columns.stop - columns.start, self.columns[0].device
+        equal = torch.zeros(self.height, width, dtype=torch.bool, device=device)
+        for identity, candidates, rows, values in zip(
+            self.identities, self.candidates, self.rows, self.columns, strict=True
+        ):
+            if has_part(identity):
+                equal[candidates] |= rows[:, None] == values[None, columns]
+        return equal
 
 
 class Equals:
@@ -30,24 +53,20 @@ class Equals:
                 self.columns[number] = torch.cat([self.columns[number], values[negatives]])
         self.repeated = [repeated(*values) for values in zip(self.rows, self.columns, strict=True)]
 
-    def in_blocks(self, blocks: list[slice]) -> list[bool]:
-        """For each block of rows, whether any of them agrees with another column."""
+    def in_blocks(self, blocks: list[slice]) -> list[BlockEquals | None]:
+        """Each block of rows, None where no row of it agrees with another column."""
         if not self.repeated:
-            return [False] * len(blocks)
-        repeated = torch.stack(self.repeated).any(0).cpu()
-        return [bool(repeated[block].any()) for block in blocks]
+            return [None] * len(blocks)
+        repeated = torch.stack(self.repeated).cpu()  # (fields, rows): one wait for the device, not one for each tile
+        return [self._block(block, repeated[:, block]) for block in blocks]
 
-    def agree(self, rows: slice, columns: slice, side: Callable[[Identity], bool]) -> Tensor:
-        """Where rows and columns agree in one of a side's fields: (rows, columns) bool."""
-        device = self.repeated[0].device
-        equal = torch.zeros(rows.stop - rows.start, columns.stop - columns.start, dtype=torch.bool, device=device)
-        for number, identity in enumerate(self.identities):
-            if side(identity):
-                # Most rows' values occur once; only the others are compared.
-                candidates = self.repeated[number][rows].nonzero().squeeze(1)
-                values = self.rows[number][rows][candidates]
-                equal[candidates] |= values[:, None] == self.columns[number][None, columns]
-        return equal
+    def _block(self, block: slice, repeated: Tensor) -> BlockEquals | None:
+        if not repeated.any():
+            return None
+        device = self.columns[0].device
+        candidates = [field.nonzero().squeeze(1).to(device) for field in repeated]
+        rows = [values[block][places] for values, places in zip(self.rows, candidates, strict=True)]
+        return BlockEquals(repeated.shape[1], self.identities, candidates, rows, self.columns)
 
 
 def repeated(rows: Tensor, columns: Tensor) -> Tensor:

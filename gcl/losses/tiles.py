@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gcl.distributed import gather, rank, sum_of_own_rows, world_size
 from gcl.errors import UserError
-from gcl.losses.equals import Equals
+from gcl.losses.equals import BlockEquals, Equals
 from gcl.losses.rows import PairRows
 
 CPU_TILE, GPU_TILE = 1024, 8192  # rows and columns of a tile: what a cache holds, and what fills a GPU
@@ -67,11 +67,11 @@ class LogitMatrix:
         """
         size = size or (CPU_TILE if self.left.device.type == "cpu" else GPU_TILE)
         row_blocks = blocks(len(self.left), size)
-        for rows, has_equals in zip(row_blocks, self.equals.in_blocks(row_blocks), strict=True):
+        for rows, equals in zip(row_blocks, self.equals.in_blocks(row_blocks), strict=True):
             for columns in blocks(len(self.right), size):
                 tile = Tile(rows, columns, self.first_own_column + rows.start - columns.start)
-                if has_equals:
-                    self._find_false_negatives(tile)
+                if equals:
+                    self._find_false_negatives(tile, equals)
                 yield tile
 
     def columns_in_batch(self, tile: Tile) -> int:
@@ -105,20 +105,23 @@ class LogitMatrix:
             negatives = sum_of_own_rows(spread(right[self.count :], self.negative_present))
         return spread(left, self.pair.takes_part), own_right, negatives
 
-    def _find_false_negatives(self, tile: Tile) -> None:
-        same = self.equals.agree(tile.rows, tile.columns, lambda field: True)
+    def _find_false_negatives(self, tile: Tile, equals: BlockEquals) -> None:
+        """Fill in what is ignored, or positive beside the rows' own."""
+        if self.pair.false_negatives == "ignore":
+            tile.ignored = equals.agree(tile.columns, lambda field: True)
+            tile.own(tile.ignored).fill_(False)
+            return
+        left = equals.agree(tile.columns, lambda field: field.of_left)
+        right = equals.agree(tile.columns, lambda field: field.of_right)
+        same = left | right
         tile.own(same).fill_(False)
-        tile.ignored = same
-        if self.pair.false_negatives == "positive":
-            tile.positive = same.clone()
-            tile.positive[:, self.columns_in_batch(tile) :] = False  # explicit negatives stay ignored
-            tile.ignored = same & ~tile.positive
-            tile.positive_weight = self._positive_weight(tile)
+        tile.positive = same.clone()
+        tile.positive[:, self.columns_in_batch(tile) :] = False  # explicit negatives are ignored
+        tile.ignored = same & ~tile.positive
+        tile.positive_weight = self._positive_weight(tile, left, right)
 
-    def _positive_weight(self, tile: Tile) -> Tensor:
+    def _positive_weight(self, tile: Tile, same_left: Tensor, same_right: Tensor) -> Tensor:
         """The column's weight where the left sides agree, the row's where the right ones do, the mean where both."""
-        same_left = self.equals.agree(tile.rows, tile.columns, lambda field: field.of_left)
-        same_right = self.equals.agree(tile.rows, tile.columns, lambda field: field.of_right)
         of_columns = self.column_weight.new_zeros(tile.columns.stop - tile.columns.start)
         weights = self.column_weight[tile.columns]
         of_columns[: len(weights)] = weights

@@ -35,6 +35,8 @@ class LinearWeight:
     ) -> None:
         check_max_score(max_score)
         check_weights([min_weight, max_weight])
+        if min_weight > max_weight:
+            raise UserError(f"weighting.min_weight {min_weight} is above weighting.max_weight {max_weight}; swap them")
         self.max_score, self.min_weight, self.max_weight = max_score, min_weight, max_weight
 
     def __call__(self, score: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """An image tower and a text tower with one embedding space: fields of a batch in, normalised embeddings out."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,11 @@ class DualEncoder(nn.Module):
         )
 
     @property
+    def dimensions(self) -> int:
+        """Of the embeddings."""
+        return int(self.architecture["embed_dim"])
+
+    @property
     def has_logit_bias(self) -> bool:
         return self.network.logit_bias is not None
 
@@ -95,8 +101,8 @@ class DualEncoder(nn.Module):
         scale = float(self.network.logit_scale.detach().exp())
         if ceiling is not None and ceiling < scale:
             raise UserError(
-                f"train.max_logit_scale={ceiling} is below the {scale:.2f} that {self.name} starts with, and would "
-                "change the start; raise it, or leave it out"
+                f"train.max_logit_scale={ceiling} is below the {scale:.6g} that {self.name} starts with, and would "
+                f"change the start; give {math.ceil(scale)} or more, or leave it out"
             )
 
     def freeze_unused(self, uses_images: bool, uses_texts: bool) -> None:

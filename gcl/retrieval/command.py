@@ -52,6 +52,7 @@ def main(arguments: list[str]) -> None:
     chosen = load_settings("evaluate", EvaluateSettings, arguments)
     settings: EvaluateSettings = build_as(EvaluateSettings, {**chosen, "model": None})
     loaded = load_model(settings.checkpoint, chosen["model"])
+    settings.task.check_dimensions(loaded.model.dimensions)
     reader = build_reader(loaded, settings.checkpoint, settings.data)
     accelerator = start_processes(precision_of(loaded, settings.precision))
     corpus = build_corpus(loaded, reader, settings.task.fields, settings.batch_size, settings.data.workers)

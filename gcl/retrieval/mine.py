@@ -3,7 +3,7 @@
 gcl mine checkpoint=runs/mine data.path=shards/mine
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from gcl.data.negatives import write_negatives
 from gcl.data.record import ITEM_ID, Record
 from gcl.distributed import Precision, leave, start_processes
 from gcl.errors import UserError
-from gcl.losses.objective import Objective, Pair
+from gcl.files import check_new_folder
+from gcl.losses.objective import Objective
+from gcl.losses.pair import Pair
 from gcl.losses.side import side_embedding
 from gcl.parts import Part, build, build_as, is_part
 from gcl.retrieval.command import SearchedData, build_corpus, build_reader, precision_of
@@ -62,7 +64,7 @@ def main(arguments: list[str]) -> None:
     pair = pair_to_mine(settings, loaded)
     reader = build_reader(loaded, settings.checkpoint, settings.data)
     output = Path(settings.output_dir or reader.folder / "negatives").expanduser().resolve()
-    check_free(output)
+    check_new_folder(output)
     accelerator = start_processes(precision_of(loaded, settings.precision))
     corpus = build_corpus(loaded, reader, [*pair.left, *pair.right], settings.batch_size, settings.data.workers)
     mined = mine(corpus, loaded, pair, settings, accelerator)
@@ -72,13 +74,6 @@ def main(arguments: list[str]) -> None:
         write_negatives(output, reader, table, facts, statistics_of(mined))
         show(mined, corpus, pair, output)
     leave()
-
-
-def check_free(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise UserError(f"output_dir {output} is a file; choose another")
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"output_dir {output} is not empty; choose another, or remove it first")
 
 
 def pair_to_mine(settings: MineSettings, loaded: Loaded) -> Pair:
@@ -93,11 +88,9 @@ def pair_to_mine(settings: MineSettings, loaded: Loaded) -> Pair:
             "'left={title: 1.0}' 'right={image: 1.0}'"
         )
     first = objective.pairs[0]
-    if settings.left is None and settings.right is None:
-        return first
     left = first.left if settings.left is None else settings.left
     right = first.right if settings.right is None else settings.right
-    return Pair(left, right)
+    return replace(first, left=left, right=right)
 
 
 def mine(corpus: Corpus, loaded: Loaded, pair: Pair, settings: MineSettings, accelerator: Accelerator) -> Mined:
@@ -126,7 +119,7 @@ def build_sides(corpus: Corpus, pair: Pair, embeddings: RowEmbeddings, margin: f
     left, has_left = side_embedding(pair.left, embeddings.fields, embeddings.present)
     right, has_right = side_embedding(pair.right, embeddings.fields, embeddings.present)
     records = [Record(dict(row), {}) for row in corpus.rows]
-    names = dict.fromkeys([ITEM_ID, *corpus.builder.text_fields, *pair.same])
+    names = dict.fromkeys([ITEM_ID, *corpus.builder.text_fields, *(pair.same or [])])
     identities = [identity(records, name).to(left.device) for name in names]
     return Sides(left, right, has_left, has_right, identities, margin)
 

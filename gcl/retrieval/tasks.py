@@ -24,6 +24,11 @@ class RetrievalTask:
         if self.dimensions is not None and self.dimensions < 1:
             raise UserError(f"task dimensions {self.dimensions} must be at least 1, or null for the whole embedding")
 
+    def check_dimensions(self, dimensions: int) -> None:
+        """Refuse a prefix that is longer than the model's embeddings."""
+        if self.dimensions is not None and self.dimensions > dimensions:
+            raise UserError(f"task dimensions {self.dimensions} are more than the model's {dimensions}; give fewer")
+
     @property
     def fields(self) -> list[str]:
         return [*self.left, *self.right]

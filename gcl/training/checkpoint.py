@@ -9,13 +9,17 @@ from typing import Any
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
 
+from gcl import deepspeed
 from gcl.distributed import barrier
 from gcl.errors import UserError
 from gcl.training.run import step_name
 
 COMPLETE = "COMPLETE"
 STATE = "state.json"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Checkpoints:
     def __init__(self, folder: Path, fingerprint: Fingerprint, keep: int) -> None:
         self.folder, self.fingerprint, self.keep = folder, fingerprint, keep
 
-    def save(self, accelerator: Accelerator, step: int, totals: dict[str, int]) -> None:
+    def save(self, accelerator: Accelerator, model: nn.Module, step: int, totals: dict[str, int]) -> None:
         """Save model, optimizer and what was counted after `step` steps (all ranks participate)."""
         final = self.folder / step_name(step)
         temporary = final.with_name(final.name + ".tmp")
@@ -52,11 +56,14 @@ class Checkpoints:
             temporary.mkdir(parents=True)
         barrier()
         accelerator.save_state(str(temporary))
+        if deepspeed.is_used(accelerator):  # which saved pieces; every verb reads whole weights
+            weights = accelerator.get_state_dict(model)
+            if accelerator.is_main_process:
+                save_file(weights, temporary / WEIGHTS)
         barrier()
         if accelerator.is_main_process:
-            (temporary / STATE).write_text(
-                json.dumps({"step": step, **totals, **asdict(self.fingerprint)}, indent=1) + "\n"
-            )
+            state = {"step": step, **totals, **asdict(self.fingerprint), "pieces": deepspeed.pieces(accelerator)}
+            (temporary / STATE).write_text(json.dumps(state, indent=1) + "\n")
             temporary.rename(final)
             (final / COMPLETE).touch()
             kept = complete_checkpoints(self.folder)[-self.keep :]
@@ -81,6 +88,12 @@ class Checkpoints:
                     f"{found[-1]} was trained with {name}={state.get(name)}, this command says {value}; "
                     "resume with the same, or start anew in another output_dir"
                 )
+        pieces = deepspeed.pieces(accelerator)
+        if state.get("pieces") != pieces:
+            raise UserError(
+                f"{found[-1]} was saved {described(state.get('pieces'))}, and this launch is {described(pieces)}; "
+                "resume with the launch that saved it, or start anew in another output_dir"
+            )
         try:
             accelerator.load_state(str(found[-1]))
         except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError) as error:
@@ -88,6 +101,10 @@ class Checkpoints:
                 f"checkpoint {found[-1]} cannot be loaded: {first_line(error)}; remove it to resume from the one before"
             ) from error
         return state
+
+
+def described(pieces: str | None) -> str:
+    return f"under {pieces}" if pieces else "without DeepSpeed"
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -14,10 +14,9 @@ from gcl.errors import UserError
 from gcl.models.dual_encoder import DualEncoder
 from gcl.models.open_clip_start import PUBLISHED, build_open_clip
 from gcl.parts import Settings, build
-from gcl.training.checkpoint import COMPLETE, complete_checkpoints
+from gcl.training.checkpoint import COMPLETE, WEIGHTS, complete_checkpoints
 from gcl.training.run import RunDirectory
 
-WEIGHTS = "model.safetensors"
 PREFIX = "network."  # DualEncoder's, before open_clip's own names
 
 

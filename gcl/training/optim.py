@@ -4,10 +4,8 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
-from gcl import deepspeed
 from gcl.errors import UserError
 
 
@@ -80,13 +78,3 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its factor of the learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
-
-
-def cap_logit_scale(accelerator: Accelerator, model: nn.Module, ceiling: float) -> None:
-    """Keep the logit scale at or below a ceiling, after a step (all ranks participate)."""
-    for name, parameter in model.named_parameters():
-        if name.endswith("logit_scale") and parameter.requires_grad:
-            if deepspeed.is_used(accelerator):
-                deepspeed.clamp(parameter, math.log(ceiling))
-            else:
-                parameter.data.clamp_(max=math.log(ceiling))

@@ -18,7 +18,8 @@ from gcl.losses.objective import Loss
 from gcl.training.checkpoint import Checkpoints
 from gcl.training.evaluation import Evaluation
 from gcl.training.gradient_cache import GradientCache
-from gcl.training.optim import OptimSettings, cap_logit_scale, set_lr
+from gcl.training.logit_scale import cap_logit_scale
+from gcl.training.optim import OptimSettings, set_lr
 from gcl.training.run import RunDirectory
 from gcl.training.tracking import Tracker
 
@@ -53,6 +54,10 @@ class TrainSettings:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name)} must be at least 1")
+        if not self.grad_clip_norm >= 0:
+            raise UserError(f"train.grad_clip_norm={self.grad_clip_norm} must be 0, for no clipping, or above")
+        if self.max_logit_scale is not None and not self.max_logit_scale > 0:
+            raise UserError(f"train.max_logit_scale={self.max_logit_scale} must be a number above 0, or null")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise UserError(f"train.micro_batch_size={self.micro_batch_size} must be at least 1, or null for all rows")
 
@@ -108,7 +113,7 @@ class Trainer:
             step += 1
             self._log_if_due(step, measured, time.perf_counter() - started)
             if step % self.settings.save_every == 0 or step == self.settings.max_steps:
-                self.checkpoints.save(self.accelerator, step, self.totals)
+                self.checkpoints.save(self.accelerator, self.model, step, self.totals)
         if self.accelerator.is_main_process:
             for tracker in self.trackers:
                 tracker.finish()
@@ -185,7 +190,11 @@ class Trainer:
 
 
 def check_finite(value: float, name: str, step: int) -> None:
-    """Stop before a value that is not finite reaches the weights; every process has the same value."""
+    """Stop at a value that is not finite; every process has the same value.
+
+    The loss is checked before any weight changes; so is the gradients' norm, but for DeepSpeed, which has stepped then:
+    the last checkpoint is from before.
+    """
     if not math.isfinite(value):
         raise UserError(
             f"the {name} is {value} at step {step}; lower optim.lr or set train.precision=float32, "
