@@ -40,7 +40,8 @@ def settings_help(settings: Settings, schema: Schema, path: str) -> list[str]:
         inner = dataclass_of(hints[name])
         if is_part(value):
             schema_below = locate(value[TARGET], path + name, False)
-            parts += section(value, schema_below, f"{path}{name}", value[TARGET])
+            meaning = (schema_below.__doc__ or "").partition("\n")[0]
+            parts += section(value, schema_below, f"{path}{name}", f"{value[TARGET]}: {meaning}")
         elif isinstance(value, dict) and inner and typing.get_origin(hints[name]) is dict:
             for key, item in value.items():
                 parts += section(item, inner, f"{path}{name}.{key}", explanations.get(name, ""))
@@ -49,7 +50,14 @@ def settings_help(settings: Settings, schema: Schema, path: str) -> list[str]:
         else:
             shown = "(required)" if is_unset(value) else str(value)
             lines.append(f"  {f'{path}{name}={shown}':<44} {explanations.get(name, '')}".rstrip())
+            if inner and typing.get_origin(hints[name]) is list:
+                lines += element_help(inner, f"{path}{name}")
     return lines + parts
+
+
+def element_help(schema: Schema, path: str) -> list[str]:
+    """What an element of a list holds."""
+    return [f"    {f'{path}[].{name}':<42} {comment}" for name, comment in comments(schema).items()]
 
 
 def section(settings: Settings, schema: Schema, path: str, heading: str) -> list[str]:
