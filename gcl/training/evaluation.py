@@ -47,7 +47,10 @@ class Evaluation:
 
     @torch.inference_mode()
     def _validation_loss(self, embeddings: RowEmbeddings) -> dict[str, float | int]:
-        """The objective's mean over whole batches in manifest order, without mined negatives (all ranks participate)."""
+        """The objective's mean over whole batches in manifest order, without explicit negatives.
+
+        (All ranks participate.)
+        """
         rows = len(self.corpus.rows)
         size = min(self.batch_size, rows) // world_size() * world_size()
         if size == 0:
