@@ -43,7 +43,7 @@ DIM, SCALE, BIAS = 768, 10.0, -10.0  # scale and bias where SigLIP starts
 TOLERANCE = 1e-4  # relative, in float32
 PROCESSES = {"cpu": 2, "cuda": 1}
 # Global batch -> rounds. Memory that nobody used before may be slow to come from a virtual machine's host: never one.
-ROUNDS = {"cpu": {4096: 5, 16384: 5, 32768: 5}, "cuda": {32768: 3, 65536: 3, 131072: 3, 262144: 3}}
+ROUNDS = {"cpu": {4096: 5, 16384: 3, 32768: 5}, "cuda": {32768: 3, 65536: 3, 131072: 3, 262144: 3}}
 QUICK_ROUNDS = {"cpu": {4096: 3, 8192: 3}, "cuda": {32768: 3}}
 LARGEST_GATHER = {"cpu": 16384, "cuda": 262144}  # twice that would fill a machine of 24 GB
 TIME_LIMIT_SECONDS = 570  # a further round that would not end by then is left out
