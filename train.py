@@ -15,7 +15,14 @@ from gcl.cli import run_command
 from gcl.config import load_settings
 from gcl.data.batch import Scores, build_batch_builder
 from gcl.data.images import ImageReader
-from gcl.data.loader import DataSettings, StepBatches, build_negatives, sample_order, with_whole_paths
+from gcl.data.loader import (
+    DataSettings,
+    StepBatches,
+    build_mixture,
+    build_negatives,
+    build_readers,
+    with_whole_paths,
+)
 from gcl.data.shards import ShardReader
 from gcl.distributed import leave, start_processes
 from gcl.losses.objective import Objective, PairLoss, Weighting
@@ -63,14 +70,15 @@ def main(arguments: list[str]) -> None:
     accelerator = start_processes(train.precision)
     deepspeed.configure(accelerator, train.precision, train.batch_size, train.grad_clip_norm)
 
-    training_rows = ShardReader(data.path, data.train_split)
-    validation_rows = ShardReader(data.path, data.validation_split)
-    order = sample_order(training_rows, data, train.batch_size, seed, accelerator.num_processes)
+    readers = build_readers(data)
+    training_rows = readers[0]
+    validation_rows = ShardReader(data.path, data.validation_split, data.cache)
+    order = build_mixture(readers, data, train.batch_size, seed, accelerator.num_processes)
     objective: Objective = build(parts["objective"])
     pair_loss: PairLoss = build(parts["loss"])
     weighting: Weighting = build(parts["weighting"])
     scores = Scores(weighting.needs_score, data.default_score)
-    for rows in (training_rows, validation_rows):
+    for rows in (*readers, validation_rows):
         scores.check(rows)
     objective.check_same(training_rows.split_fields(objective.identity_fields)[1])
     asked = [name for task in tasks.values() for name in task.fields]
@@ -94,7 +102,7 @@ def main(arguments: list[str]) -> None:
     builder = functools.partial(build_batch_builder, tokenizer=model.tokenizer, scores=scores)
     pixels = functools.partial(ImageReader, model.image.size, model.image.interpolation, model.image.resize_mode)
     batches = StepBatches(
-        training_rows,
+        readers,
         order,
         builder(
             training_rows,
@@ -123,8 +131,9 @@ def main(arguments: list[str]) -> None:
         seed,
         train.batch_size,
         order.lanes,
-        order.window,
-        training_rows.fingerprint,
+        [own.window for own in order.orders],
+        list(order.weights),
+        [rows.fingerprint for rows in readers],
         negatives.fingerprint if negatives else data.negatives,
     )
     checkpoints = Checkpoints(run.checkpoints, fingerprint, train.keep_checkpoints)

@@ -35,10 +35,13 @@ from rich.table import Table
 
 from gcl.cli import run_command
 from gcl.data.batch import build_batch_builder
+from gcl.data.fetch.records import ImageSettings, fetch_records
 from gcl.data.images import ImageReader
-from gcl.data.prepare import SplitSettings
+from gcl.data.manifest import MANIFEST
+from gcl.data.prepare.chunk import SplitSettings
 from gcl.data.record import Record, refusal_of
-from gcl.data.shards import MANIFEST, ShardReader, ShardWriter, write_manifest
+from gcl.data.shard_writer import write_shards
+from gcl.data.shards import ShardReader
 from gcl.data.sources.catalog import CatalogSource
 from gcl.distributed import start_processes
 from gcl.errors import UserError
@@ -93,25 +96,20 @@ class Plan:
 
 def write_pairs(plan: Plan, folder: Path) -> None:
     """The training products' rows and the unseen products as shards, split so that equal titles stay together."""
-    read = itertools.islice(CatalogSource(plan.data), plan.products)
+    source = CatalogSource(plan.data)
+    read = fetch_records(itertools.islice(source, plan.products), source.folder, ImageSettings())
     products = [row for row in read if isinstance(row, Record) and is_usable(row)]
     split = SplitSettings(by="title", validation=0.1)
     unseen = [product for product in products if split.split_of(product) == "validation"]
     trained = [product for product in products if split.split_of(product) == "train"]
-    folder.mkdir(parents=True, exist_ok=True)
     rows = {"train": training_rows(trained), "validation": (row_of(product, product, 1.0) for product in unseen)}
-    writers = {name: ShardWriter(folder, name, samples_per_shard=1000) for name in rows}
-    for name, writer in writers.items():
-        for row in rows[name]:
-            writer.write(row)
-        writer.close()
-    write_manifest(folder, writers, {"training_products": len(trained), "unseen_products": len(unseen)})
+    write_shards(folder, rows, facts={"training_products": len(trained), "unseen_products": len(unseen)})
     log.print(f"{len(trained)} products to train on, twice each; {len(unseen)} unseen")
 
 
 def is_usable(product: Record) -> bool:
     known = all(product.fields.get(name, UNKNOWN) != UNKNOWN for name in ATTRIBUTES)
-    return known and refusal_of(product, ["title", "image"]) is None
+    return known and refusal_of(product.fields, product.images, ["title", "image"], product.origin) is None
 
 
 def training_rows(products: list[Record]) -> Iterator[Record]:

@@ -11,7 +11,8 @@ from gcl.errors import UserError
 from gcl.parts import nearest
 
 VERBS = {
-    "prepare": ("gcl.data.prepare", "a source's rows become tar shards with a manifest"),
+    "prepare": ("gcl.data.prepare.command", "a source's rows become tar shards with a manifest"),
+    "doctor": ("gcl.doctor.command", "what is in shards, what is wrong, and how fast they are read"),
     "train": ("gcl.train", "fine-tune a dual encoder (the same as train.py)"),
     "mine": ("gcl.retrieval.mine", "hard negatives for every row of a split, for training"),
     "evaluate": ("gcl.retrieval.command", "retrieval metrics of a run, a checkpoint or a published model"),

@@ -233,3 +233,11 @@ def comments(schema: Schema) -> dict[str, str]:
 def explained(schema: Schema, name: str) -> str:
     comment = comments(schema).get(name)
     return f": {comment}" if comment else ""
+
+
+def flat(settings: Any, path: str = "") -> Settings:
+    """Nested dicts as one, keys joined by dots."""
+    if not isinstance(settings, dict) or not settings:
+        return {path: settings}
+    prefix = f"{path}." if path else ""
+    return {name: value for key, inner in settings.items() for name, value in flat(inner, f"{prefix}{key}").items()}

@@ -23,12 +23,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """240 demo products as shards: about 200 to train on, in several files, the others to validate."""
-    from gcl.data.prepare import PrepareSettings, SplitSettings, prepare  # noqa: PLC0415
+    from gcl.data.prepare.chunk import SplitSettings  # noqa: PLC0415
+    from gcl.data.prepare.command import PrepareSettings, prepare  # noqa: PLC0415
     from gcl.data.sources.demo import DemoSource  # noqa: PLC0415
 
     folder = tmp_path_factory.mktemp("demo") / "shards"
     source = DemoSource(products=240, image_size=48)
-    prepare(PrepareSettings(str(folder), source, SplitSettings(validation=0.2), samples_per_shard=50), facts={})
+    splits = SplitSettings(validation=0.2)
+    prepare(PrepareSettings(str(folder), source, split=splits, samples_per_shard=50, workers=1), facts={})
     return folder
 
 

@@ -17,7 +17,7 @@ from gcl.cli import run_command
 from gcl.config import load_settings, shipped
 from gcl.data.augment import Augmentation
 from gcl.data.loader import DataSettings
-from gcl.data.prepare import PrepareSettings, SplitSettings
+from gcl.data.prepare.command import PrepareSettings, SplitSettings
 from gcl.data.sources.demo import DemoSource
 from gcl.errors import UserError
 from gcl.losses.objective import Objective
@@ -153,7 +153,7 @@ def test_a_comma_that_belongs_to_a_value_is_kept() -> None:
 def test_a_value_that_must_be_given_is_named_with_its_meaning() -> None:
     with pytest.raises(UserError, match="^output_dir must be set: the run's directory$"):
         load_settings("train", train.TrainingRun, ["data.path=shards"])
-    with pytest.raises(UserError, match="^data.path must be set: folder written by gcl prepare$"):
+    with pytest.raises(UserError, match="^data.path must be set: folder written by gcl prepare, or its address"):
         load_settings("train", train.TrainingRun, ["output_dir=run"])
     assert said("source=catalog", verb="prepare").startswith("source.path must be set: the table")
 
@@ -162,9 +162,9 @@ def test_a_value_that_must_be_given_is_named_with_its_meaning() -> None:
 def test_every_option_that_is_shipped_can_be_chosen(option: Path) -> None:
     group, name = str(option.parent), option.name
     if group == "source":
-        load_settings(
-            "prepare", PrepareSettings, ["output_dir=out", f"source={name}", *["source.path=x"] * (name == "catalog")]
-        )
+        more = [] if name == "demo" else ["source.path=x"]
+        more += {"behaviour": ["source.catalog.path=y"], "marqo_gs": ["source.images=y"]}.get(name, [])
+        load_settings("prepare", PrepareSettings, ["output_dir=out", f"source={name}", *more])
     elif group == "task":
         assert "mine" in train_settings(f"+task@tasks.mine={name}")["tasks"]
     else:
@@ -357,8 +357,8 @@ HOSTILE = [
     {"anything": [TRAP]},
     {"anything": {"deep": {"deeper": TRAP}}},
     {"anything": {"deep": [{"deeper": [TRAP]}]}},
-    {"source": {TARGET: "gcl.data.prepare.PrepareSettings", "output_dir": "x", "source": {"a": {"b": TRAP}}}},
-    {"source": {TARGET: "gcl.data.prepare.PrepareSettings", "output_dir": "x", "source": [TRAP]}},
+    {"source": {TARGET: "gcl.data.prepare.command.PrepareSettings", "output_dir": "x", "source": {"a": {"b": TRAP}}}},
+    {"source": {TARGET: "gcl.data.prepare.command.PrepareSettings", "output_dir": "x", "source": [TRAP]}},
 ]
 
 
@@ -396,9 +396,9 @@ def test_a_run_s_settings_neither_import_nor_call_what_is_not_gcl_s(
         "gcl.config.sys.exit",
         "gcl.training.run.subprocess.run",
         "gcl.training.run.subprocess",
-        "gcl.data.prepare.shutil.rmtree",
+        "gcl.data.prepare.merge.shutil.rmtree",
         "gcl.parts.importlib.import_module",
-        "gcl.data.sources.image_fetch.Path",
+        "gcl.data.fetch.records.Path",
         "gclx.anything.run",
         "gcl",
         "",

@@ -77,7 +77,7 @@ Train = Callable[..., Path]
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """640 demo products: two batches of 256 to train on."""
-    from gcl.data.prepare import PrepareSettings, SplitSettings, prepare  # noqa: PLC0415
+    from gcl.data.prepare.command import PrepareSettings, SplitSettings, prepare  # noqa: PLC0415
     from gcl.data.sources.demo import DemoSource  # noqa: PLC0415
 
     folder = tmp_path_factory.mktemp("demo") / "shards"

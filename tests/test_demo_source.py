@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcl.data.record import Record, refusal_of
+from gcl.data.record import SourceRow, refusal_of
 from gcl.data.sources.demo import DemoSource
 from gcl.errors import UserError
 
 
-def records_of(source: DemoSource, count: int | None = None) -> list[Record]:
-    return [record for record in islice(source, count) if isinstance(record, Record)]
+def records_of(source: DemoSource, count: int | None = None) -> list[SourceRow]:
+    return [record for record in islice(source, count) if isinstance(record, SourceRow)]
 
 
 @pytest.fixture(scope="module")
-def catalogue() -> list[Record]:
+def catalogue() -> list[SourceRow]:
     return records_of(DemoSource(products=2000, image_size=32))
 
 
@@ -40,11 +40,13 @@ def test_it_draws_as_many_products_as_it_says() -> None:
     assert len(source) == len(list(source)) == len(list(source)) == 7
 
 
-def test_every_row_would_be_written(catalogue: list[Record]) -> None:
-    assert [refusal for record in catalogue if (refusal := refusal_of(record, ["title", "image"]))] == []
+def test_every_row_would_be_written(catalogue: list[SourceRow]) -> None:
+    assert len(catalogue) == 2000
+    refusals = [refusal_of(row.fields, row.images, ["title", "image"], row.origin) for row in catalogue]
+    assert set(refusals) == {None}
 
 
-def test_every_row_has_text_a_grade_and_says_that_it_is_synthetic(catalogue: list[Record]) -> None:
+def test_every_row_has_text_a_grade_and_says_that_it_is_synthetic(catalogue: list[SourceRow]) -> None:
     for record in catalogue:
         assert all(str(record.fields[name]).strip() for name in ("title", "category", "query")), record
         assert record.fields["score"] in range(1, 6)
@@ -52,23 +54,23 @@ def test_every_row_has_text_a_grade_and_says_that_it_is_synthetic(catalogue: lis
     assert {record.fields["score"] for record in catalogue} == {1, 2, 3, 4, 5}
 
 
-def test_a_query_is_shorter_than_the_title(catalogue: list[Record]) -> None:
+def test_a_query_is_shorter_than_the_title(catalogue: list[SourceRow]) -> None:
     shorter = [len(str(record.fields["query"])) < len(str(record.fields["title"])) for record in catalogue]
     assert np.mean(shorter) > 0.95
 
 
-def test_the_catalogue_is_varied(catalogue: list[Record]) -> None:
+def test_the_catalogue_is_varied(catalogue: list[SourceRow]) -> None:
     distinct = {name: {record.fields[name] for record in catalogue} for name in ("type", "colour", "pattern", "title")}
     assert len(distinct["type"]) >= 24
     assert len(distinct["colour"]) >= 12
     assert len(distinct["pattern"]) >= 6
     assert len(distinct["title"]) >= 0.95 * len(catalogue)
-    assert len({record.item_id for record in catalogue}) == len(catalogue)
+    assert len({record.fields["item_id"] for record in catalogue}) == len(catalogue)
 
 
 def test_photos_have_the_size_asked_for_and_show_something() -> None:
     for record in records_of(DemoSource(products=30, image_size=96)):
-        with Image.open(io.BytesIO(record.images["image"])) as photo:
+        with Image.open(io.BytesIO(record.images["image"][0])) as photo:
             assert (photo.format, photo.mode, photo.size) == ("JPEG", "RGB", (96, 96))
             assert np.asarray(photo).std() > 10
 

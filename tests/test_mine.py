@@ -22,6 +22,7 @@ from gcl.data.augment import Augmentation
 from gcl.data.batch import BatchBuilder
 from gcl.data.images import ImageReader
 from gcl.data.loader import DataSettings, StepBatches, build_negatives
+from gcl.data.mixture import Mixture
 from gcl.data.negatives import MinedNegatives, write_negatives
 from gcl.data.order import SampleOrder
 from gcl.data.record import Record
@@ -294,7 +295,7 @@ def read_epoch(
     builder = BatchBuilder(images, [], ["negatives.item_id"], pixels, lambda texts: torch.zeros(len(texts), 1))
     seen: dict[int, tuple[bytes, int]] = {}
     for process in range(processes):
-        batches = StepBatches(reader, order, builder, 0, process, processes, negatives)
+        batches = StepBatches([reader], Mixture((order,), (1.0,)), builder, 0, process, processes, negatives)
         for step in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch):
             batch = batches[step]
             numbers = order.local_batch(step, process, processes).tolist()

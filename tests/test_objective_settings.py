@@ -15,9 +15,11 @@ from gcl.config import load_settings
 from gcl.data.batch import build_batch_builder
 from gcl.data.images import ImageReader
 from gcl.data.loader import StepBatches
+from gcl.data.mixture import Mixture
 from gcl.data.order import SampleOrder
 from gcl.data.record import Record
-from gcl.data.shards import ShardReader, ShardWriter, write_manifest
+from gcl.data.shard_writer import write_shards
+from gcl.data.shards import ShardReader
 from gcl.losses.objective import Objective
 from gcl.losses.pair import Pair
 from gcl.models.open_clip_start import build_open_clip
@@ -43,15 +45,18 @@ def softmax_start(folder: Path) -> str:
 
 def with_rows(shards: Path, to: Path, change: dict[int, dict[str, object]]) -> Path:
     """A copy of shards where some training rows have other fields."""
-    to.mkdir()
-    writers = {split: ShardWriter(to, split, 50) for split in ("train", "validation")}
-    for split, writer in writers.items():
-        for number, record in enumerate(ShardReader(shards, split)):
-            fields = record.fields | (change.get(number, {}) if split == "train" else {})
-            writer.write(Record({name: value for name, value in fields.items() if value is not None}, record.images))
-        writer.close()
-    write_manifest(to, writers, {})
+    splits = {
+        split: [changed(record, change.get(number, {}) if split == "train" else {}) for number, record in rows]
+        for split in ("train", "validation")
+        for rows in [enumerate(ShardReader(shards, split))]
+    }
+    write_shards(to, splits, max_samples=50)
     return to
+
+
+def changed(record: Record, change: dict[str, object]) -> Record:
+    fields = {name: value for name, value in (record.fields | change).items() if value is not None}
+    return Record(fields, record.images)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["title_image", "query_image_title", "marqo_fashion_siglip"])
@@ -87,11 +92,12 @@ def test_weights_change_the_loss_and_constant_ones_do_not_read_the_score(
     demo_shards: Path, tmp_path: Path, run_here: Run
 ) -> None:
     spoilt = with_rows(demo_shards, tmp_path / "shards", {number: {"score": None} for number in range(0, 200, 3)})
+    whole = with_rows(demo_shards, tmp_path / "whole", {})
     first = {}
     for name, shards, more in (
-        ("constant", demo_shards, []),
+        ("constant", whole, []),
         ("unscored", spoilt, []),
-        ("linear", demo_shards, ["weighting=linear", "weighting.max_score=10"]),
+        ("linear", whole, ["weighting=linear", "weighting.max_score=10"]),
     ):
         run_here(arguments_for(shards, tmp_path / name, "train.max_steps=1", *more))
         first[name] = losses(tmp_path / name)[1]
@@ -154,7 +160,7 @@ def test_the_fitted_bias_is_minus_the_log_sum_of_the_negatives(demo_shards: Path
     objective = Objective([Pair({"title": 1.0}, {"image": 1.0})])
     builder = build_batch_builder(reader, objective.fields, [], ImageReader(32, "bicubic", "squash"), model.tokenizer)
     order = SampleOrder(tuple(shard.samples for shard in reader.shards), 32, 32, 4096, 0)
-    batches = StepBatches(reader, order, builder, 0, 0, 1)
+    batches = StepBatches([reader], Mixture((order,), (1.0,)), builder, 0, 0, 1)
     with torch.no_grad():
         fields, scale, _ = model.eval()(batches[0].images, batches[0].texts)
     probabilities = functional.softmax(scale * fields["title"] @ fields["image"].T, dim=1).diagonal().double()

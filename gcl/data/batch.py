@@ -1,6 +1,5 @@
 """Samples to a batch: pixels, token ids, which fields are present, and hashes that tell equal values."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gcl.data.images import ImageReader
-from gcl.data.record import SCORE, Record, is_score
+from gcl.data.record import SCORE, Record, hash64, is_score
 from gcl.data.shards import ShardReader
 from gcl.errors import UserError
 
@@ -156,8 +155,3 @@ def identity(records: list[Record], name: str) -> Tensor:
     """A 64-bit hash of each record's value of a field, 0 where it has none: (records,) int64."""
     values = [str(record.fields.get(name, "")).strip() for record in records]
     return torch.tensor([hash64(value) if value else 0 for value in values], dtype=torch.int64)
-
-
-def hash64(text: str) -> int:
-    """A signed 64-bit hash, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)

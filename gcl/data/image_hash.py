@@ -1,13 +1,15 @@
 """The hashes of a row's images: text fields, by which rows with an equal image can be told."""
 
 import hashlib
+import io
 from dataclasses import replace
 from typing import Literal
 
 import imagehash
 from PIL import Image
 
-from gcl.data.record import IMAGE_HASH, Record
+from gcl.data.image_rgb import rgb_image
+from gcl.data.record import IMAGE_FORMATS, IMAGE_HASH, Record
 
 HashMethod = Literal["bytes", "perceptual"]
 
@@ -35,6 +37,8 @@ def perceptual_hash(encoded: bytes) -> str:
     (https://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html). The usual 8 x 8 are too few here:
     products photographed on a plain ground share an outline, and would be taken for copies. It is blind to colour.
     """
-    from gcl.data.images import decode  # noqa: PLC0415  # torchvision is slow to import, and the other method needs none
-
-    return str(imagehash.phash(Image.fromarray(decode(encoded).permute(1, 2, 0).numpy()), hash_size=16))
+    try:
+        with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as opened:
+            return str(imagehash.phash(rgb_image(opened), hash_size=16))
+    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OSError(f"not a readable image: {error}") from error

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from gcl.data.manifest import MANIFEST
 from gcl.data.record import Record
-from gcl.data.shards import MANIFEST, ShardReader, file_sha256
+from gcl.data.shards import ShardReader
 from gcl.errors import UserError
-from gcl.files import write_text
+from gcl.files import file_sha256, write_text
 
 NEGATIVES = "negatives."  # before a field's name: the field of a row's explicit negative
 

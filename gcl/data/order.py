@@ -3,15 +3,17 @@
 An epoch's shards are permuted and their samples laid end to end; the sequence is cut into `lanes` equal contiguous
 ranges; each lane is shuffled inside windows. A step takes the next batch_size / lanes samples of every lane, and
 process r reads the r-th contiguous block of the batch, so each process reads only its own lanes, nearly in order.
+Nothing is laid out beyond the windows being read, however many samples there are.
 """
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from gcl.errors import UserError
+
+KEPT_WINDOWS = 2  # of each lane: a batch may end one and begin the next
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class SampleOrder:
     """The order of one split's samples.
 
     Raises:
-        UserError: a batch size that the lanes or processes do not divide, or an epoch without a single step.
+        UserError: a batch size that the lanes do not divide.
     """
 
     shard_sizes: tuple[int, ...]  # samples of each shard, in manifest order
@@ -27,6 +29,8 @@ class SampleOrder:
     lanes: int
     window: int  # samples of a lane that are shuffled together
     seed: int
+    _windows: dict[int, dict[tuple[int, int], np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
+    _layouts: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if min(self.lanes, self.window) < 1:
@@ -35,11 +39,6 @@ class SampleOrder:
             raise UserError(
                 f"batch_size {self.batch_size} is not a multiple of {self.lanes} lanes; "
                 f"{nearest_multiples(self.batch_size, self.lanes)}"
-            )
-        if self.steps_per_epoch == 0:
-            raise UserError(
-                f"the {self.samples} samples to train on do not make one batch of {self.batch_size}; "
-                "lower train.batch_size or prepare more rows"
             )
 
     @property
@@ -64,40 +63,69 @@ class SampleOrder:
                 f"{nearest_lanes(self.lanes, self.batch_size, processes)}"
             )
 
+    @property
+    def lane_length(self) -> int:
+        """Samples of a lane in an epoch."""
+        return self.samples // self.lanes
+
     def epoch(self, step: int) -> int:
         return step // self.steps_per_epoch
 
     def batch(self, step: int) -> np.ndarray:
         """Sample numbers of the global batch of a step: (batch_size,) int64, lanes in order."""
-        return self.lane_order(self.epoch(step))[:, self._columns(step)].reshape(-1)
+        return self.local_batch(step, 0, 1)
 
     def local_batch(self, step: int, process: int, processes: int) -> np.ndarray:
         """The block of `batch(step)` that one process reads: (batch_size / processes,) int64."""
-        return self.batch(step).reshape(processes, -1)[process]
+        epoch, width = self.epoch(step), self.batch_size // self.lanes
+        first = (step % self.steps_per_epoch) * width
+        lanes = range(self.lanes * process // processes, self.lanes * (process + 1) // processes)
+        places = [(lane, column) for lane in lanes for column in range(first, first + width)]
+        return np.array([self.sample(epoch, lane, column) for lane, column in places])
 
-    def lane_order(self, epoch: int) -> np.ndarray:
-        """Sample numbers by lane, in reading order: (lanes, samples // lanes) int64."""
-        return build_lane_order(self, epoch)
+    def sample(self, epoch: int, lane: int, column: int) -> int:
+        """The number of the sample that a lane reads as its `column`-th."""
+        number, place = divmod(column, self.window)
+        return int(self.lane_window(epoch, lane, number)[place])
 
-    def _columns(self, step: int) -> slice:
-        width = self.batch_size // self.lanes
-        start = (step % self.steps_per_epoch) * width
-        return slice(start, start + width)
+    def lane_window(self, epoch: int, lane: int, number: int) -> np.ndarray:
+        """The samples of a lane's window, in reading order: (at most window,) int64."""
+        kept = self._windows.setdefault(lane, {})
+        if (epoch, number) not in kept:
+            while len(kept) >= KEPT_WINDOWS:  # the oldest
+                del kept[next(iter(kept))]
+            positions = self._positions(lane, number)
+            ends, firsts = self._layout(epoch)
+            shards = np.searchsorted(ends, positions, side="right")
+            window = firsts[shards] + positions
+            np.random.default_rng([self.seed, epoch, lane, number]).shuffle(window)
+            kept[epoch, number] = window
+        return kept[epoch, number]
 
+    def window_runs(self, epoch: int, lane: int, number: int) -> list[tuple[int, int]]:
+        """The samples of a lane's window as they lie in the shards: runs, each from and to a sample number."""
+        numbers = np.sort(self.lane_window(epoch, lane, number))
+        if len(numbers) == 0:
+            return []
+        cuts = np.flatnonzero(np.diff(numbers) != 1) + 1
+        return [(int(run[0]), int(run[-1]) + 1) for run in np.split(numbers, cuts)]
 
-@lru_cache(maxsize=2)  # every step of an epoch asks for the same one
-def build_lane_order(order: SampleOrder, epoch: int) -> np.ndarray:
-    """Sample numbers by lane, in reading order: (lanes, samples // lanes) int64."""
-    starts = np.cumsum([0, *order.shard_sizes])
-    shards = np.random.default_rng([order.seed, epoch]).permutation(len(order.shard_sizes))
-    sequence = np.concatenate([np.arange(starts[shard], starts[shard + 1]) for shard in shards])
-    length = order.samples // order.lanes
-    lanes = sequence[: order.lanes * length].reshape(order.lanes, length)
-    for lane in range(order.lanes):
-        for number, start in enumerate(range(0, length, order.window)):
-            window = lanes[lane, start : start + order.window]
-            np.random.default_rng([order.seed, epoch, lane, number]).shuffle(window)
-    return lanes
+    def _positions(self, lane: int, number: int) -> np.ndarray:
+        """Where a window's samples stand in the epoch's sequence of shards."""
+        start = min(number * self.window, self.lane_length)
+        stop = min(start + self.window, self.lane_length)
+        return lane * self.lane_length + np.arange(start, stop)
+
+    def _layout(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's shards end to end: where each ends, and what added to a place in it gives the sample number."""
+        if epoch not in self._layouts:
+            while len(self._layouts) >= KEPT_WINDOWS:
+                del self._layouts[next(iter(self._layouts))]
+            sizes = np.array(self.shard_sizes, dtype=np.int64)
+            shards = np.random.default_rng([self.seed, epoch]).permutation(len(sizes))
+            ends = np.cumsum(sizes[shards])
+            self._layouts[epoch] = ends, (np.cumsum(sizes) - sizes)[shards] - (ends - sizes[shards])
+        return self._layouts[epoch]
 
 
 def default_lanes(batch_size: int) -> int:

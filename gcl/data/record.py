@@ -4,9 +4,11 @@ A row is a flat JSON object and image bytes. `item_id` names the product, `query
 `score` how relevant the product is to the query, a number from 0 up (optional).
 """
 
+import hashlib
 import io
 import re
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -25,6 +27,7 @@ IMAGE_FORMATS = (
 )  # the formats that are opened; others would start more of Pillow than is safe
 MAX_PIXELS = 64_000_000  # larger images are not decoded
 REPLACEMENT_CHARACTER = "\ufffd"
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which UTF-8 cannot hold
 
 
 @dataclass(frozen=True)
@@ -41,35 +44,47 @@ class Record:
 
 
 @dataclass(frozen=True)
+class SourceRow:
+    """One row as a source gives it: its images may still be files or web addresses."""
+
+    fields: dict[str, str | float]  # the JSON object: item_id, title, query, score, ...
+    # Field name -> candidates, best first, of which the first good one is taken: an encoded image file, a path inside
+    # the source's folder, or an http(s) address. None at all: the row names no image.
+    images: dict[str, tuple[bytes | str, ...]]
+    origin: str  # where it stood in the source, such as "products.csv:17"
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A row that is not written, and why."""
 
     origin: str  # where it stood in the source, such as "products.csv:17"
     reason: str  # one of a small set, counted: "missing image", "empty title", ...
     detail: str = field(default="")
+    count: int = 1  # of rows, where a source counts many in one
 
 
-def refusal_of(record: Record, required: list[str]) -> Refusal | None:
-    """The first reason not to write `record`, or None.
+def refusal_of(
+    fields: Mapping[str, str | float], images: Collection[str], required: list[str], origin: str
+) -> Refusal | None:
+    """The first reason not to write a row with these fields and these named images, or None.
 
-    Checks: an item_id; every required text field non-empty and free of HTML; a score, if any, finite and not
-    negative; no wrongly decoded characters in any text; every image decodes to its last byte.
+    Checks: an item_id; every required field there, its text non-empty and free of HTML; a score, if any, finite and not
+    negative; no wrongly decoded characters in any text. Whether the images are whole is `image_problem`'s to say.
     """
-    text = {name: value for name, value in record.fields.items() if isinstance(value, str)}
     for name in (ITEM_ID, *required):
         # An image brings its hash with it, though that is written later.
-        if name.removesuffix(IMAGE_HASH) not in record.images and not str(record.fields.get(name, "")).strip():
-            return Refusal(record.origin, f"empty {name}")
-    if SCORE in record.fields and not is_score(record.fields[SCORE]):
-        return Refusal(record.origin, "bad score", str(record.fields[SCORE])[:80])
-    for name, value in text.items():
-        if REPLACEMENT_CHARACTER in value:
-            return Refusal(record.origin, "wrong encoding", f"{name}: {value[:80]}")
+        if name.removesuffix(IMAGE_HASH) not in images and not str(fields.get(name, "")).strip():
+            return Refusal(origin, f"empty {name}")
+    if SCORE in fields and not is_score(fields[SCORE]):
+        return Refusal(origin, "bad score", str(fields[SCORE])[:80])
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            continue
+        if REPLACEMENT_CHARACTER in value or HALF_CHARACTER.search(value):
+            return Refusal(origin, "wrong encoding", f"{name}: {HALF_CHARACTER.sub(REPLACEMENT_CHARACTER, value[:80])}")
         if name in required and HTML.search(value):
-            return Refusal(record.origin, "HTML in text", f"{name}: {value[:80]}")
-    for name, encoded in record.images.items():
-        if problem := image_problem(encoded):
-            return Refusal(record.origin, "bad image", f"{name}: {problem}")
+            return Refusal(origin, "HTML in text", f"{name}: {value[:80]}")
     return None
 
 
@@ -88,3 +103,8 @@ def image_problem(encoded: bytes) -> str | None:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return str(error)
     return None
+
+
+def hash64(text: str) -> int:
+    """A signed 64-bit hash, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)

@@ -1,137 +1,28 @@
-"""Tar shards in WebDataset's convention with an index, written once and read by sample number.
+"""Tar shards read by sample number, from a local folder or a bucket.
 
-A folder written by `gcl prepare` holds, for each split, `train-000000.tar` with its index `train-000000.npy` (the byte
-offset at which each sample starts, and the end of the last one) and one `manifest.json` for all splits.
+A folder written by `gcl prepare` holds `manifest.json` for all splits and, for each split, tars such as
+`train-000000.tar` and their index `train.index.npy`.
 """
 
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import webdataset
 
-from gcl.data.record import SCORE, Record
+from gcl.data.manifest import IMAGE, MANIFEST, TEXT, index_file, manifest_from_json
+from gcl.data.record import ITEM_ID, SCORE, Record, is_score
+from gcl.data.shard_writer import BLOCK, split_name
+from gcl.data.storage.folders import CacheSettings, build_storage, is_remote
 from gcl.errors import UserError
-from gcl.files import write_text
 from gcl.parts import nearest
 
-MANIFEST = "manifest.json"
-IMAGE, TEXT = "image", "text"  # what a field can be
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar file: its name in the folder, how many samples and bytes it holds, and its digest."""
-
-    file: str
-    samples: int
-    bytes: int
-    sha256: str
-
-
-@dataclass
-class ScoreRange:
-    """How many rows have a score and how many have none, and the range of those there are."""
-
-    rows: int = 0
-    missing: int = 0
-    min: float | None = None
-    max: float | None = None
-
-    def count(self, score: str | float | None) -> None:
-        if score is None or isinstance(score, str):
-            self.missing += 1
-            return
-        self.rows += 1
-        self.min = score if self.min is None else min(self.min, score)
-        self.max = score if self.max is None else max(self.max, score)
-
-
-class ShardWriter:
-    """Writes the records of one split into numbered shards of at most `samples_per_shard`."""
-
-    def __init__(self, folder: Path, split: str, samples_per_shard: int) -> None:
-        self.folder, self.split, self.samples_per_shard = folder, split, samples_per_shard
-        self.shards: list[Shard] = []
-        self.samples = 0
-        self.kinds: dict[str, str] = {}  # field -> "image" or "text"
-        self.scores = ScoreRange()
-        self._tar: webdataset.TarWriter | None = None
-        self._in_shard = 0
-
-    def write(self, record: Record) -> None:
-        if self._tar is None:
-            # mtime fixed: the same rows give the same bytes.
-            self._tar = webdataset.TarWriter(str(self._path()), mtime=0, user="gcl", group="gcl")
-        sample: dict[str, Any] = {
-            "__key__": f"{self.samples:09d}",
-            "json": json.dumps(record.fields, ensure_ascii=False, sort_keys=True).encode(),
-        }
-        sample |= {f"{name}.{image_suffix(encoded)}": encoded for name, encoded in sorted(record.images.items())}
-        self._tar.write(sample)
-        self.kinds |= {name: TEXT for name in record.fields} | {name: IMAGE for name in record.images}
-        self.scores.count(record.fields.get(SCORE))
-        self.samples += 1
-        self._in_shard += 1
-        if self._in_shard == self.samples_per_shard:
-            self.close()
-
-    def close(self) -> None:
-        """End the shard being written, and index it."""
-        if self._tar is None:
-            return
-        self._tar.close()
-        path = self._path()
-        np.save(path.with_suffix(".npy"), sample_offsets(path))
-        self.shards.append(Shard(path.name, self._in_shard, path.stat().st_size, file_sha256(path)))
-        self._tar, self._in_shard = None, 0
-
-    def _path(self) -> Path:
-        return self.folder / f"{self.split}-{len(self.shards):06d}.tar"
-
-
-def image_suffix(encoded: bytes) -> str:
-    """jpg, png, webp or gif, by the file's first bytes."""
-    if encoded[:4] == b"\x89PNG":
-        return "png"
-    if encoded[8:12] == b"WEBP":
-        return "webp"
-    return "gif" if encoded[:4] == b"GIF8" else "jpg"
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sample_offsets(tar: Path) -> np.ndarray:
-    """Where each sample starts in a tar, and where the last one ends: (samples + 1,) int64 byte offsets."""
-    offsets: list[int] = []
-    key = None
-    with tarfile.open(tar) as archive:
-        for member in archive:
-            member_key = member.name.split(".", 1)[0]
-            if member_key != key:
-                offsets.append(member.offset)
-                key = member_key
-            end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    return np.array([*offsets, end] if offsets else [0], dtype=np.int64)
-
-
-def write_manifest(folder: Path, writers: dict[str, ShardWriter], facts: dict[str, Any]) -> None:
-    """Write manifest.json: the fields, the scores and shards of each split, and `facts` on where they came from."""
-    fields = {name: kind for writer in writers.values() for name, kind in writer.kinds.items()}
-    splits = {split: [asdict(shard) for shard in writer.shards] for split, writer in writers.items()}
-    scores = {split: asdict(writer.scores) for split, writer in writers.items()}
-    content = {**facts, "fields": fields, "scores": scores, "splits": splits}
-    write_text(folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif"})
+SAMPLED = 10_000  # samples whose mean size is taken for that of all
 
 
 class ShardReader:
@@ -141,49 +32,77 @@ class ShardReader:
         UserError: no manifest, no such split, or a shard that is missing or of another size than the manifest says.
     """
 
-    def __init__(self, folder: str | Path, split: str) -> None:
-        self.folder, self.split = Path(folder), split
-        manifest = self.folder / MANIFEST
-        if self.folder.is_file():
-            raise UserError(f"data path {self.folder} is a file; give the folder that gcl prepare wrote")
-        if not manifest.is_file():
+    def __init__(self, folder: str | Path, split: str, cache: CacheSettings | None = None) -> None:
+        cache = cache or CacheSettings()
+        self.folder, self.split = str(folder), split
+        if not is_remote(self.folder) and Path(folder).is_file():
+            raise UserError(f"data path {folder} is a file; give the folder that gcl prepare wrote")
+        own = build_storage(folder, cache)
+        if own.size(MANIFEST) is None:
             raise UserError(
-                f"{self.folder} holds no {MANIFEST}; write shards there with `gcl prepare source=catalog "
-                f"source.path=DIR output_dir={self.folder}`"
+                f"{own.place} holds no {MANIFEST}; write shards there with `gcl prepare source=catalog "
+                f"source.path=DIR output_dir=DIR`"
             )
-        content = read_manifest(manifest)
-        self.kinds, splits = content.kinds, content.splits
-        self.scores = content.scores.get(split)  # None: the shards do not say
-        if not splits.get(split):
+        manifest = manifest_from_json(own.read_all(MANIFEST), f"{own.place}/{MANIFEST}")
+        if manifest.shards_folder and is_remote(self.folder):
             raise UserError(
-                f"split {split!r} of {self.folder} is empty or absent; it has "
-                f"{', '.join(name for name in splits if splits[name]) or 'no rows at all'}"
+                f"{own.place} is the index of shards elsewhere; such an index is read from a local disk only"
             )
-        self.shards = splits[split]
-        for shard in self.shards:
-            self._check(shard)
-        self._offsets = [read_offsets((self.folder / s.file).with_suffix(".npy"), s.samples) for s in self.shards]
+        self.storage = build_storage(manifest.shards_folder, cache) if manifest.shards_folder else own
+        self.kinds, self.members = manifest.kinds, manifest.members
+        self.scores = manifest.scores.get(split)  # None: the shards do not say
+        self.shards = manifest.splits.get(split, [])
+        if not self.shards:
+            raise UserError(
+                f"split {split!r} of {own.place} is empty or absent; it has "
+                f"{', '.join(name for name, shards in manifest.splits.items() if shards) or 'no rows at all'}"
+            )
+        self.storage.expect({shard.file: shard.bytes for shard in self.shards})
         self._starts = np.cumsum([0] + [shard.samples for shard in self.shards])
+        self._spans = read_index(own.local_file(index_file(split)), len(self))
+
+    @property
+    def is_remote(self) -> bool:
+        return is_remote(self.storage.place)
+
+    @property
+    def bytes_per_sample(self) -> float:
+        """The mean, as they lie in the tars."""
+        ends = self._spans[:: max(1, len(self) // SAMPLED)].astype(np.int64)
+        return float((ends[:, 1] - ends[:, 0]).mean() * BLOCK)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, number: int) -> Record:
-        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
-        start, end = self._offsets[shard][number - self._starts[shard] :][:2]
-        path = self.folder / self.shards[shard].file
+        shard = self.shards[self._shard_of(number)]
+        start, end = self._spans[number].tolist()
         try:
-            with path.open("rb", buffering=0) as file:
-                span = os.pread(file.fileno(), int(end - start), int(start))
-            return record_from_tar(span, f"{self.split}:{number}")
+            span = self.storage.read(shard.file, start * BLOCK, end * BLOCK)
+            return record_from_tar(span, f"{self.split}:{number}", self.members)
         except (OSError, tarfile.TarError, ValueError, IndexError) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(
-                f"sample {number} of split {self.split} cannot be read from {path} ({error}); "
-                "copy the shard again or run gcl prepare again"
+                f"sample {number} of split {self.split} cannot be read from {self.storage.place}/{shard.file} "
+                f"({error}); copy the shard again or run gcl prepare again"
             ) from error
 
     def __iter__(self) -> Iterator[Record]:
         return (self[number] for number in range(len(self)))
+
+    def read_ahead(self, runs: list[tuple[int, int]]) -> None:
+        """Have these runs of samples, each from and to a number, fetched in the background where they are remote."""
+        for first, last in runs:
+            shard = self._shard_of(first)
+            while first < last:
+                stop = min(last, int(self._starts[shard + 1]))
+                start, end = int(self._spans[first, 0]) * BLOCK, int(self._spans[stop - 1, 1]) * BLOCK
+                self.storage.prefetch([(self.shards[shard].file, start, end)])
+                first, shard = stop, shard + 1
+
+    def _shard_of(self, number: int) -> int:
+        return int(np.searchsorted(self._starts, number, side="right")) - 1
 
     def split_fields(self, fields: list[str], remedy: str = "") -> tuple[list[str], list[str]]:
         """The image fields and the text fields among `fields`.
@@ -206,70 +125,63 @@ class ShardReader:
     @property
     def fingerprint(self) -> str:
         """A digest of the split's content and order."""
-        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()[:16]
-
-    def _check(self, shard: Shard) -> None:
-        path = self.folder / shard.file
-        if path.parent.resolve() != self.folder.resolve():
-            raise UserError(
-                f"shard {shard.file!r} of {self.folder / MANIFEST} lies outside its folder; run gcl prepare again"
-            )
-        for part in (path, path.with_suffix(".npy")):
-            if not part.is_file():
-                raise UserError(
-                    f"shard {part} is missing, but {MANIFEST} lists it; copy it back or run gcl prepare again"
-                )
-        if path.stat().st_size != shard.bytes:
-            raise UserError(
-                f"shard {path} has {path.stat().st_size} bytes where {MANIFEST} says {shard.bytes}; "
-                "copy it again or run gcl prepare again"
-            )
+        digest = hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode())
+        digest.update(self._spans.tobytes())
+        return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What manifest.json says that readers need."""
-
-    kinds: dict[str, str]  # field -> "image" or "text"
-    splits: dict[str, list[Shard]]
-    scores: dict[str, ScoreRange]  # of each split
-
-
-def read_manifest(manifest: Path) -> Manifest:
+def read_index(index: Path, samples: int) -> np.ndarray:
+    """The tar blocks of each sample, from and to, left on disk: (samples, 2) uint32."""
     try:
-        content = json.loads(manifest.read_text())
-        splits = {split: [Shard(**shard) for shard in shards] for split, shards in content["splits"].items()}
-        scores = {split: ScoreRange(**found) for split, found in content.get("scores", {}).items()}
-        return Manifest(dict(content["fields"]), splits, scores)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{manifest} cannot be read ({error}); run gcl prepare again") from error
-
-
-def read_offsets(index: Path, samples: int) -> np.ndarray:
-    """What `sample_offsets` found: (samples + 1,) int64."""
-    try:
-        offsets: np.ndarray = np.load(index, allow_pickle=False)
-        if offsets.shape != (samples + 1,):
-            raise ValueError(f"it has {offsets.size} offsets for {samples} samples")
-        return offsets
-    except (ValueError, EOFError) as error:
+        spans: np.ndarray = np.load(index, mmap_mode="r", allow_pickle=False)
+        if spans.shape != (samples, 2) or spans.dtype != np.uint32:
+            raise ValueError(f"it holds {spans.dtype} {spans.shape} where uint32 ({samples}, 2) belongs")
+        return spans
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{index} cannot be read ({error}); copy it again or run gcl prepare again") from error
 
 
-def record_from_tar(span: bytes, origin: str) -> Record:
-    """The record whose members are the tar entries in `span`."""
+def record_from_tar(span: bytes, origin: str, members: dict[str, str] | None = None) -> Record:
+    """The record whose members are the tar entries in `span`.
+
+    Args:
+        members: of a shard that others wrote: the field for which a member's suffix or a key of its JSON stands, such
+            as {jpg: image, txt: title, json.caption: title}. None: gcl's own, whose images are KEY.FIELD.SUFFIX.
+
+    Raises:
+        ValueError: it is no record.
+    """
     fields: dict[str, str | float] = {}
     images: dict[str, bytes] = {}
-    with tarfile.open(fileobj=io.BytesIO(span + b"\0" * 2 * tarfile.BLOCKSIZE), mode="r:") as archive:
+    key = ""
+    with tarfile.open(fileobj=io.BytesIO(span + b"\0" * 2 * BLOCK), mode="r:") as archive:
         for member in archive:
             content = archive.extractfile(member)
             if content is None:
+                if members is not None:
+                    continue
                 raise ValueError(f"{member.name} is no regular file")
-            field, _, _ = member.name.split(".", 1)[1].rpartition(".")
-            if field:
-                images[field] = content.read()
-            else:
-                fields = json.load(content)
-    if not isinstance(fields, dict):
-        raise ValueError("its JSON is no object")
+            key, suffix = split_name(member.name)
+            field = suffix.rpartition(".")[0] if members is None else members.get(suffix, "")
+            if suffix == "json":
+                fields |= json_fields(json.load(content), members)
+            elif members is None or suffix.lower().rpartition(".")[2] in IMAGE_SUFFIXES:
+                images |= {field: content.read()} if field else {}
+            elif field:
+                fields[field] = content.read().decode(errors="replace").strip()
+    if members is not None:
+        fields.setdefault(ITEM_ID, key)
     return Record(fields, images, origin)
+
+
+def json_fields(content: Any, members: dict[str, str] | None) -> dict[str, str | float]:
+    """The fields in a sample's JSON; of one that others wrote, its texts and numbers."""
+    if not isinstance(content, dict):
+        raise ValueError("its JSON is no object")
+    if members is None:
+        return content
+    plain = {name: value for name, value in content.items() if isinstance(value, str | int | float)}
+    return {
+        members.get(f"json.{name}", name): value if name == SCORE and is_score(value) else str(value)
+        for name, value in plain.items()
+    }

@@ -19,6 +19,7 @@ from gcl.config import load_settings
 from gcl.data.batch import identity
 from gcl.data.negatives import write_negatives
 from gcl.data.record import ITEM_ID, Record
+from gcl.data.storage.folders import is_remote
 from gcl.distributed import Precision, leave, start_processes
 from gcl.errors import UserError
 from gcl.files import check_new_folder
@@ -63,7 +64,9 @@ def main(arguments: list[str]) -> None:
     loaded = load_model(settings.checkpoint, chosen["model"])
     pair = pair_to_mine(settings, loaded)
     reader = build_reader(loaded, settings.checkpoint, settings.data)
-    output = Path(settings.output_dir or reader.folder / "negatives").expanduser().resolve()
+    if settings.output_dir is None and is_remote(reader.folder):
+        raise UserError(f"{reader.folder} is no local folder to write negatives to; give output_dir=DIR")
+    output = Path(settings.output_dir or Path(reader.folder) / "negatives").expanduser().resolve()
     check_new_folder(output)
     accelerator = start_processes(precision_of(loaded, settings.precision))
     corpus = build_corpus(loaded, reader, [*pair.left, *pair.right], settings.batch_size, settings.data.workers)

@@ -29,8 +29,9 @@ class Fingerprint:
     seed: int
     batch_size: int
     lanes: int
-    window: int
-    train_data: str  # digest of the shards
+    windows: list[int]  # samples, of each data set
+    mixture: list[float]  # weights of the data sets
+    train_data: list[str]  # digests of their shards
     negatives: str | None = None  # digest of mined negatives
 
 

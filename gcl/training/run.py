@@ -9,7 +9,7 @@ import yaml
 
 from gcl.errors import UserError
 from gcl.files import write_text
-from gcl.parts import TARGET, Settings, check_parts
+from gcl.parts import TARGET, Settings, check_parts, flat
 from gcl.training.environment import environment
 
 # Settings that may change when a run is resumed: they decide neither what is learned nor what is measured.
@@ -20,6 +20,8 @@ FREE_TO_CHANGE = (
     "data.path",
     "data.negatives",  # its content is part of the fingerprint
     "data.workers",
+    "data.mixture",  # as with data.path, what it holds is part of the fingerprint
+    "data.cache",
     "train.max_steps",
     "train.micro_batch_size",
     "train.activation_checkpointing",
@@ -140,11 +142,3 @@ class RunDirectory:
 
 def step_name(step: int) -> str:
     return f"step_{step:08d}"
-
-
-def flat(settings: Any, path: str = "") -> Settings:
-    """Nested dicts as one, keys joined by dots."""
-    if not isinstance(settings, dict) or not settings:
-        return {path: settings}
-    prefix = f"{path}." if path else ""
-    return {name: value for key, inner in settings.items() for name, value in flat(inner, f"{prefix}{key}").items()}

@@ -178,7 +178,7 @@ class Trainer:
         row = {
             "step": step,
             "samples_seen": step * self.settings.batch_size,
-            "epoch": step / self.batches.order.steps_per_epoch,
+            **{f"epoch_{number}" if number else "epoch": n for number, n in enumerate(self.batches.order.epochs(step))},
             "lr": self.optim.lr_at(step - 1, self.settings.max_steps),
             **measured,
             "samples_per_second": self.settings.batch_size / seconds,

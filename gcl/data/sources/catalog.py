@@ -1,15 +1,13 @@
 """A merchant's own catalogue: a table whose rows name their images by path or by web address."""
 
 import math
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from gcl.data.record import ITEM_ID, REPLACEMENT_CHARACTER, SCORE, Record, Refusal
-from gcl.data.sources.image_fetch import IS_URL, ImageDownloader, ImageError, read_image_file
+from gcl.data.record import ITEM_ID, REPLACEMENT_CHARACTER, SCORE, Refusal, SourceRow
+from gcl.data.sources.row_filter import check_condition, matching_rows
 from gcl.data.sources.table import Row, column_names, count_rows, find_table, read_rows
 from gcl.errors import UserError
 from gcl.parts import nearest
@@ -21,8 +19,6 @@ GUESSES = {
     TITLE: ("title", "name", "product_title", "product_name"),
     IMAGE: ("image", "image_path", "image_url", "img", "image_link", "image_file", "image_src", "photo"),
 }
-DOWNLOADS = 16  # at the same time
-LOOK_AHEAD = 64  # rows read ahead while the first of them is downloaded
 
 
 class CatalogSource:
@@ -38,94 +34,98 @@ class CatalogSource:
         self,
         path: str,  # the table (.csv, .tsv, .jsonl, .parquet), or a folder that holds one
         columns: dict[str, str] | None = None,  # field: column, such as {item_id: sku, image: photo}; null: by name
-        max_image_megabytes: float = 20.0,  # MB; a larger image file is refused
-        timeout_seconds: float = 20.0,  # seconds a web server may take for one image
-        allow_private_addresses: bool = False,  # true: also download from this machine and the local network
+        where: str | None = None,  # SQL condition; other rows are left out; in two quotes: 'source.where="price > 0"'
     ) -> None:
-        for name, value in (("max_image_megabytes", max_image_megabytes), ("timeout_seconds", timeout_seconds)):
-            if value <= 0:
-                raise UserError(f"{name} is {value}; it must be above 0")
         self.table = find_table(path)
         self.columns = field_columns(column_names(self.table), dict(columns or {}), str(self.table))
-        self._max_image_bytes = int(max_image_megabytes * 1e6)
-        self._folder = self.table.parent.resolve()
-        self._downloader = ImageDownloader(self._max_image_bytes, timeout_seconds, allow_private_addresses)
+        self.folder = self.table.parent.resolve()
+        self.where = where
+        if where is not None:
+            check_condition(self.table, where)
 
     def __len__(self) -> int:
         return self._rows
 
     @cached_property
     def _rows(self) -> int:
-        return count_rows(self.table)
+        return count_rows(self.table) if self.where is None else sum(1 for _ in self._read())
 
-    def __iter__(self) -> Iterator[Record | Refusal]:
-        waiting: deque[Future[Record | Refusal] | Record | Refusal] = deque()
-        pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="download")
-        try:
-            for row in read_rows(self.table):
-                waiting.append(pool.submit(self._record, row) if self._is_remote(row) else self._record(row))
-                while waiting and (not isinstance(waiting[0], Future) or len(waiting) > LOOK_AHEAD):
-                    yield _result(waiting.popleft())
-            while waiting:
-                yield _result(waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def __iter__(self) -> Iterator[SourceRow | Refusal]:
+        read = 0
+        for row in self._read():
+            read += 1
+            yield row if isinstance(row, Refusal) else source_row(row, self.columns)
+        if not read:
+            raise UserError(f"where={self.where!r} leaves no row of {self.table}; mend the condition")
 
-    def _is_remote(self, row: Row | Refusal) -> bool:
-        return isinstance(row, Row) and isinstance(named := self._image(row), str) and IS_URL.match(named) is not None
+    def item_ids(self, with_rows_left_out: bool = False) -> Iterator[str]:
+        """The item_id of every row, in order, "" for one without; of a Parquet file only that column is read."""
+        column = self.columns[ITEM_ID]
+        for row in read_rows(self.table, [column]) if with_rows_left_out else self._read([column]):
+            yield "" if isinstance(row, Refusal) else text_of(row.cells.get(column))
 
-    def _record(self, row: Row | Refusal) -> Record | Refusal:
-        if isinstance(row, Refusal):
-            return row
-        for name, value in row.cells.items():
-            # Said before the image is looked for, which a wrongly decoded path would make a missing one.
-            if REPLACEMENT_CHARACTER in name or (isinstance(value, str) and REPLACEMENT_CHARACTER in value):
-                return Refusal(row.origin, "wrong encoding", f"{name}: {str(value)[:80]}")
-        fields: dict[str, str | float] = {}
-        for name, value in self._field_values(row):
-            if name == SCORE:
-                fields[SCORE] = score_of(value)
-            elif text := text_of(value):
-                fields[name] = text
-        try:
-            return Record(fields, {IMAGE: self._image_bytes(self._image(row))}, row.origin)
-        except ImageError as error:
-            return Refusal(row.origin, error.reason, error.detail)
+    def picked(self, places: Iterable[int]) -> Iterator[SourceRow | Refusal]:
+        """The rows at these ascending places, counted from 0."""
+        wanted = iter(places)
+        place = next(wanted, None)
+        for number, row in enumerate(self._read()):
+            if place is None:
+                return
+            if number == place:
+                yield row if isinstance(row, Refusal) else source_row(row, self.columns)
+                place = next(wanted, None)
 
-    def _field_values(self, row: Row) -> Iterator[tuple[str, Any]]:
-        """The row's cells under the names of their fields, without the image."""
-        for name, column in self.columns.items():
-            if name != IMAGE and column in row.cells:
-                yield name, row.cells[column]
-        used = set(self.columns.values())
-        for column, value in row.cells.items():
-            if column not in used and column not in self.columns:
-                yield column, value
-
-    def _image(self, row: Row) -> str | bytes | None:
-        """The image's address, path or content: the first of several, the content first in Hugging Face's struct."""
-        cell = row.cells.get(self.columns[IMAGE])
-        if isinstance(cell, list):
-            cell = cell[0] if cell else None
-        if isinstance(cell, dict):
-            cell = cell.get("bytes") or cell.get("path")
-        return cell.strip() if isinstance(cell, str) else cell if isinstance(cell, bytes) else None
-
-    def _image_bytes(self, image: str | bytes | None) -> bytes:
-        if not image:
-            raise ImageError("missing image", "the row names none")
-        if isinstance(image, bytes):
-            return image
-        if IS_URL.match(image):
-            return self._downloader.fetch(image)
-        return read_image_file(self._folder, image, self._max_image_bytes)
+    def _read(self, columns: list[str] | None = None) -> Iterator[Row | Refusal]:
+        """Every row that is not left out; of a Parquet file only these columns."""
+        if self.where is not None:
+            return matching_rows(self.table, self.where, columns)
+        return read_rows(self.table, columns)
 
 
-def field_columns(present: list[str], wanted: dict[str, str], table: str) -> dict[str, str]:
-    """The column of each field that `wanted` names and of the fields every catalogue needs.
+def source_row(row: Row, columns: dict[str, str]) -> SourceRow | Refusal:
+    """A table's row under the names of its fields, or why it is none."""
+    for name, value in row.cells.items():
+        # Said before the image is looked for, which a wrongly decoded path would make a missing one.
+        if REPLACEMENT_CHARACTER in name or (isinstance(value, str) and REPLACEMENT_CHARACTER in value):
+            return Refusal(row.origin, "wrong encoding", f"{name}: {str(value)[:80]}")
+    fields: dict[str, str | float] = {}
+    for name, value in field_values(row, columns):
+        if name == SCORE:
+            fields[SCORE] = score_of(value)
+        elif text := text_of(value):
+            fields[name] = text
+    return SourceRow(fields, {IMAGE: image_candidates(row.cells.get(columns[IMAGE]))}, row.origin)
+
+
+def field_values(row: Row, columns: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    """The row's cells under the names of their fields, without the image."""
+    for name, column in columns.items():
+        if name != IMAGE and column in row.cells:
+            yield name, row.cells[column]
+    used = set(columns.values())
+    for column, value in row.cells.items():
+        if column not in used and column not in columns:
+            yield column, value
+
+
+def image_candidates(cell: Any) -> tuple[str | bytes, ...]:
+    """Every image's address, path or content that a cell names, the content first in Hugging Face's struct."""
+    found: list[str | bytes] = []
+    for image in cell if isinstance(cell, list) else [cell]:
+        named = (image.get("bytes") or image.get("path")) if isinstance(image, dict) else image
+        named = named.strip() if isinstance(named, str) else named
+        if isinstance(named, str | bytes) and named:
+            found.append(named)
+    return tuple(found)
+
+
+def field_columns(
+    present: list[str], wanted: dict[str, str], table: str, guesses: Mapping[str, tuple[str, ...]] = GUESSES
+) -> dict[str, str]:
+    """The column of each field that `wanted` names and of the fields that `guesses` has likely names for.
 
     Raises:
-        UserError: a column that `wanted` names is not present, or a needed field has neither a column nor a likely one.
+        UserError: a column that `wanted` names is not present, or a guessed field has no column.
     """
     for name, column in wanted.items():
         if column not in present:
@@ -133,20 +133,24 @@ def field_columns(present: list[str], wanted: dict[str, str], table: str) -> dic
                 f"columns.{name} is {column!r}, a column that {table} does not have{nearest(column, present)}; "
                 f"there are {', '.join(present)}; columns are written {{FIELD: COLUMN}}"
             )
-    taken = set(wanted.values())
-    # "Image URL" and "image-url" are both image_url.
-    spelled = {name.lower().replace(" ", "_").replace("-", "_"): name for name in reversed(present)}
     found = dict(wanted)
-    for name, guesses in GUESSES.items():
-        likely = [spelled[guess] for guess in guesses if guess in spelled]
-        free = [column for column in likely if column == name or column not in taken]
-        if name not in found and not free:
+    for name in guesses:
+        likely = wanted.get(name) or likely_column(name, present, set(wanted.values()), guesses)
+        if likely is None:
             raise UserError(
                 f"{table} has no column for {name}; it has {', '.join(present)}; name the one to use: "
                 f"'source.columns={{{name}: COLUMN}}'"
             )
-        found.setdefault(name, free[0] if free else "")
+        found[name] = likely
     return found
+
+
+def likely_column(name: str, present: list[str], taken: set[str], guesses: Mapping[str, tuple[str, ...]]) -> str | None:
+    """The column that a field is likely to stand in, and that no other field took."""
+    # "Image URL" and "image-url" are both image_url.
+    spelled = {column.lower().replace(" ", "_").replace("-", "_"): column for column in reversed(present)}
+    likely = [spelled[guess] for guess in guesses[name] if guess in spelled]
+    return next((column for column in likely if column == name or column not in taken), None)
 
 
 def text_of(value: Any) -> str:
@@ -166,7 +170,3 @@ def score_of(value: Any) -> float | str:
         with suppress(TypeError, ValueError, OverflowError):
             return float(value)
     return str(value)
-
-
-def _result(row: Future[Record | Refusal] | Record | Refusal) -> Record | Refusal:
-    return row.result() if isinstance(row, Future) else row

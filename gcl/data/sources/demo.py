@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from gcl.data.record import Record, Refusal
+from gcl.data.record import Refusal, SourceRow
 from gcl.data.sources import demo_goods as goods
 from gcl.data.sources import demo_wear as wear
 from gcl.data.sources.demo_drawing import COLOURS, PATTERNS, Look, Shape, draw_photo
@@ -98,6 +98,8 @@ class Product:
 class DemoSource:
     """Products drawn one by one: product i of a seed is the same however many there are."""
 
+    folder = None  # it brings its images
+
     def __init__(
         self,
         products: int = 6000,  # rows; each is one product with its photo, title, query and score
@@ -113,10 +115,10 @@ class DemoSource:
     def __len__(self) -> int:
         return self.products
 
-    def __iter__(self) -> Iterator[Record | Refusal]:
+    def __iter__(self) -> Iterator[SourceRow | Refusal]:
         return (self.record(i) for i in range(self.products))
 
-    def record(self, i: int) -> Record:
+    def record(self, i: int) -> SourceRow:
         rng = Random(f"{self.seed}/{i}")
         product = draw_product(rng)
         query, score = draw_query(product, rng)
@@ -134,7 +136,7 @@ class DemoSource:
             "brand": BRANDS[product.brand],
             "synthetic": "true",
         }
-        return Record(fields, {"image": draw_photo(product.look, self.image_size, rng)}, f"demo:{i}")
+        return SourceRow(fields, {"image": (draw_photo(product.look, self.image_size, rng),)}, f"demo:{i}")
 
 
 def draw_product(rng: Random) -> Product:

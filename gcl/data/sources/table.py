@@ -4,7 +4,7 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,18 @@ def column_names(table: Path) -> list[str]:
     Raises:
         UserError: a table that is empty or cannot be read, or two columns of one name.
     """
+    names = header(table)
+    if not names or next(read_rows(table), None) is None:
+        raise UserError(f"{table} holds no row that can be read; a table needs named columns and at least one row")
+    return [name for name in names if name]
+
+
+def header(table: Path) -> list[str]:
+    """The columns of `table`, in order, a nameless one as ""; none where the file is empty.
+
+    Raises:
+        UserError: a table that cannot be read, or two columns of one name.
+    """
     if table.suffix.lower() == PARQUET:
         names = list(_parquet_file(table).schema_arrow.names)
     elif table.suffix.lower() == JSONL:
@@ -74,9 +86,7 @@ def column_names(table: Path) -> list[str]:
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise UserError(f"{table} has more than one column named {twice[0]!r}; rename all but one")
-    if not names or next(read_rows(table), None) is None:
-        raise UserError(f"{table} holds no row that can be read; a table needs named columns and at least one row")
-    return [name for name in names if name]
+    return names
 
 
 def count_rows(table: Path) -> int:
@@ -89,10 +99,14 @@ def count_rows(table: Path) -> int:
     return sum(1 for _ in _csv_rows(table))
 
 
-def read_rows(table: Path) -> Iterator[Row | Refusal]:
-    """Every row of `table`, or why it is none; bytes that are not UTF-8 become U+FFFD."""
+def read_rows(table: Path, columns: list[str] | None = None) -> Iterator[Row | Refusal]:
+    """Every row of `table`, or why it is none; bytes that are not UTF-8 become U+FFFD.
+
+    Args:
+        columns: the ones to read of a Parquet file, where that saves time; None: all.
+    """
     if table.suffix.lower() == PARQUET:
-        return _parquet_rows(table)
+        return parquet_rows(table, columns=columns)
     return _jsonl_rows(table) if table.suffix.lower() == JSONL else _csv_rows(table)
 
 
@@ -130,8 +144,8 @@ def _csv_rows(table: Path) -> Iterator[Row | Refusal]:
             if len(values) != len(header):
                 yield Refusal(origin, "wrong number of columns", f"{len(values)}, the header has {len(header)}")
                 continue
-            cells = {name: value.strip() for name, value in zip(header, values, strict=True) if name}
-            yield Row(origin, {name: value for name, value in cells.items() if value not in MISSING})
+            named = zip(header, map(str.strip, values), strict=True)
+            yield Row(origin, {name: value for name, value in named if name and value not in MISSING})
 
 
 def _jsonl_rows(table: Path) -> Iterator[Row | Refusal]:
@@ -161,16 +175,35 @@ def _parquet_file(table: Path) -> pq.ParquetFile:
         raise _unreadable(table, error) from error
 
 
-def _parquet_rows(table: Path) -> Iterator[Row | Refusal]:
-    number = 0
+def parquet_rows(table: Path, numbers: Iterable[int] | None = None, columns: list[str] | None = None) -> Iterator[Row]:
+    """Rows of a Parquet file: those with these ascending numbers, counted from 0, and these columns; None: all."""
+    wanted = itertools.count() if numbers is None else iter(numbers)
+    first, number = 0, next(wanted, None)  # the group's first row, the row that comes next
     try:
-        for batch in _parquet_file(table).iter_batches(batch_size=PARQUET_BATCH_ROWS):
-            for values in zip(*(_column_values(column) for column in batch.columns), strict=True):
-                number += 1
-                named = zip(batch.schema.names, values, strict=True)
-                yield Row(f"{table.name}:{number}", {name: value for name, value in named if not _is_missing(value)})
+        file = _parquet_file(table)
+        for group in range(file.num_row_groups):
+            behind = first + file.metadata.row_group(group).num_rows
+            if number is not None and number < behind:  # otherwise nothing of this group is read
+                for batch in file.iter_batches(PARQUET_BATCH_ROWS, [group], columns):
+                    picked: list[int] = []
+                    while number is not None and number < first + batch.num_rows:
+                        picked.append(number - first)
+                        number = next(wanted, None)
+                    yield from _batch_rows(table, batch, first, picked)
+                    first += batch.num_rows
+            first = behind
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(table, error) from error
+
+
+def _batch_rows(table: Path, batch: pa.RecordBatch, first: int, picked: list[int]) -> Iterator[Row]:
+    if len(picked) < batch.num_rows:
+        batch = batch.take(pa.array(picked, pa.int64()))
+    values = (_column_values(column) for column in batch.columns)
+    for place, cells in zip(picked, zip(*values, strict=True), strict=True):
+        named = zip(batch.schema.names, cells, strict=True)
+        origin = f"{table.name}:{first + place + 1}"
+        yield Row(origin, {name: value for name, value in named if not _is_missing(value)})
 
 
 def _column_values(column: pa.Array) -> list[Any]:

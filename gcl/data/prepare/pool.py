@@ -1,0 +1,161 @@
+"""Worker processes that write the chunks which are not there yet."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from gcl.data.prepare.chunk import Chunk, ChunkResult, ChunkRules, load_result
+from gcl.errors import UserError
+
+LOOK_SECONDS = 0.2  # between looks at how far the workers are
+
+
+@dataclass
+class Tally:
+    """What has been done so far."""
+
+    chunks: set[int] = field(default_factory=set)  # their numbers
+    good: int = 0  # rows
+    refused: int = 0  # rows
+
+    def add(self, number: int, result: ChunkResult) -> None:
+        self.chunks.add(number)
+        self.good += sum(shard.samples for shards in result.shards.values() for shard in shards)
+        self.refused += sum(refusal.count for refusal in result.refused)
+
+
+def write_chunks(
+    chunks: Iterable[Chunk],
+    folder: Path,
+    rules: ChunkRules,
+    workers: int | None,
+    units: int,
+    goes_on: Callable[[Tally], bool],
+) -> Tally:
+    """Have every chunk written that is not there yet, or was made from something else.
+
+    Args:
+        workers: processes; None: one for each core.
+        units: of progress in all of them.
+        goes_on: asked after each chunk.
+
+    Raises:
+        UserError: a worker died.
+    """
+    tally = Tally()
+    workers = workers or len(os.sched_getaffinity(0))
+    ahead = iter(chunks)
+    first = list(itertools.islice(ahead, 2))
+    with progress_bar() as progress:
+        task = progress.add_task("prepare", total=units)
+        todo = missing(itertools.chain(first, ahead), folder, tally, lambda units: progress.advance(task, units))
+        if workers == 1 or len(first) < 2:
+            for chunk in todo:
+                tally.add(chunk.number, chunk.write(folder, rules, 1, lambda: progress.advance(task)))
+                if not goes_on(tally):
+                    break
+        else:
+            write_with_pool(todo, folder, rules, workers, tally, goes_on, progress, task)
+    return tally
+
+
+def missing(chunks: Iterable[Chunk], folder: Path, tally: Tally, skipped: Callable[[int], None]) -> Iterable[Chunk]:
+    """Those that have to be written; the others are counted."""
+    for chunk in chunks:
+        result = load_result(folder, chunk.number)
+        if result is None or result.digest != chunk.digest:
+            yield chunk
+        else:
+            tally.add(chunk.number, result)
+            skipped(chunk.units)
+
+
+def write_with_pool(
+    chunks: Iterable[Chunk],
+    folder: Path,
+    rules: ChunkRules,
+    workers: int,
+    tally: Tally,
+    goes_on: Callable[[Tally], bool],
+    progress: Progress,
+    task: TaskID,
+) -> None:
+    # Not forked: a source may hold threads, of DuckDB for one.
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    pool = ProcessPoolExecutor(workers, context, begin_worker, (counter,))
+    running: dict[Future[ChunkResult], int] = {}
+    started, skipped = iter(chunks), 0
+    try:
+        while True:
+            for chunk in itertools.islice(started, workers + 1 - len(running)):
+                running[pool.submit(write_in_worker, chunk, folder, rules, workers)] = chunk.number
+            if not running:
+                return
+            done, _ = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
+            progress.advance(task, counter.value - skipped)
+            skipped = counter.value
+            for future in done:
+                tally.add(running.pop(future), future.result())
+            if not goes_on(tally):
+                return
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a worker died while it wrote to {folder}, perhaps for want of memory; the same command goes on from "
+            "there, with fewer workers=N if it was"
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        if running:
+            for process in multiprocessing.active_children():
+                process.terminate()
+
+
+_rows_done: "Synchronized[int] | None" = None  # of a worker process: shared with the main process
+
+
+def begin_worker(rows_done: "Synchronized[int]") -> None:
+    global _rows_done
+    _rows_done = rows_done
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the workers
+    threading.Thread(target=die_with_parent, daemon=True).start()
+
+
+def die_with_parent() -> None:
+    """End this worker when the main process was killed, so that it does not write beside the next one's."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def write_in_worker(chunk: Chunk, folder: Path, rules: ChunkRules, workers: int) -> ChunkResult:
+    rows_done = _rows_done
+    assert rows_done is not None
+
+    def advance() -> None:
+        with rows_done.get_lock():
+            rows_done.value += 1
+
+    return chunk.write(folder, rules, workers, advance)
+
+
+def progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
