@@ -17,7 +17,6 @@ from gcl.data.image_hash import HashMethod, perceptual_hash, with_image_hashes
 from gcl.data.manifest import MANIFEST
 from gcl.data.prepare.chunk import SplitSettings
 from gcl.data.prepare.command import PrepareSettings, prepare
-from gcl.data.prepare.merge import REFUSED
 from gcl.data.record import Record, SourceRow
 from gcl.data.shards import ShardReader
 from gcl.data.sources.catalog import CatalogSource
@@ -145,17 +144,13 @@ def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
     return png[:33] + struct.pack(">I", len(content)) + kind + content + checksum + png[33:]
 
 
-def test_an_image_that_cannot_be_decoded_for_its_hash_is_refused(tmp_path: Path) -> None:
-    damaged = with_chunk(
-        encode(picture(0), "PNG"), b"eXIf", b"not Exif"
-    )  # which Pillow reads only when it turns the image
-    source = write_catalogue(tmp_path / "catalogue", [damaged, encode(picture(0))])
-    (tmp_path / "catalogue" / "products.csv").write_text("id,title,image\n6,Mug,0.img\n7,Mug,1.img\n")
-    settings = PrepareSettings(
-        str(tmp_path / "shards"), source, image_hash="perceptual", max_refused_share=0.5, workers=1
-    )
-    prepare(settings, facts={})
-    refused = json.loads((tmp_path / "shards" / REFUSED).read_text())
-    assert (refused["origin"], refused["reason"]) == ("products.csv:2", "bad image")
-    assert [record.item_id for _, record in written(tmp_path / "shards")] == ["7"]
+def test_a_picture_whose_exif_is_broken_is_hashed_as_it_is_shown() -> None:
+    damaged = with_chunk(encode(picture(0), "PNG"), b"eXIf", b"not Exif")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(damaged))), np.asarray(picture(0)))
+    assert perceptual_hash(damaged) == perceptual_hash(encode(picture(0), "PNG"))
+
+
+@pytest.mark.parametrize("broken", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
+def test_what_is_no_image_has_no_perceptual_hash(broken: bytes) -> None:
+    with pytest.raises(OSError):
+        perceptual_hash(broken)

@@ -23,7 +23,7 @@ from gcl.doctor.survey import survey_rows
 from gcl.doctor.throughput import measure_throughput
 from gcl.errors import UserError
 from gcl.parts import Part, build_as
-from gcl.retrieval.embed import progress_bar
+from gcl.progress import progress_bar
 
 
 @dataclass

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,6 +14,7 @@ from gcl.data.batch import Batch, BatchBuilder
 from gcl.data.shards import ShardReader
 from gcl.distributed import all_sum, gather, rank, world_size
 from gcl.errors import UserError
+from gcl.progress import progress_bar
 
 MAX_UNDECODABLE_SHARE = 0.05  # of the rows; more is no measurement
 
@@ -98,20 +99,6 @@ class Corpus:
             tokens = self.builder.tokenizer([distinct[number] for number in block])
             embedded.append(model({}, {name: tokens.to(accelerator.device)}).fields[name])
         return gather(torch.cat(embedded))[[number_of[value] for value in values]]
-
-
-def progress_bar(is_shown: bool) -> Progress:
-    """A bar on standard error while something long is done, where that is a terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (is_shown and console.is_terminal),
-    )
 
 
 def check_undecodable(undecodable: int, rows: int) -> None:

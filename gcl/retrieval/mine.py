@@ -27,8 +27,9 @@ from gcl.losses.objective import Objective
 from gcl.losses.pair import Pair
 from gcl.losses.side import side_embedding
 from gcl.parts import Part, build, build_as, is_part
+from gcl.progress import progress_bar
 from gcl.retrieval.command import SearchedData, build_corpus, build_reader, precision_of
-from gcl.retrieval.embed import Corpus, RowEmbeddings, progress_bar
+from gcl.retrieval.embed import Corpus, RowEmbeddings
 from gcl.retrieval.hard_negatives import Mined, Sides, search_negatives
 from gcl.training.load import Loaded, load_model
 

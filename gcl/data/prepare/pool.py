@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from gcl.data.prepare.chunk import Chunk, ChunkResult, ChunkRules, load_result
 from gcl.errors import UserError
+from gcl.progress import progress_bar
 
 LOOK_SECONDS = 0.2  # between looks at how far the workers are
 
@@ -149,13 +149,3 @@ def write_in_worker(chunk: Chunk, folder: Path, rules: ChunkRules, workers: int)
             rows_done.value += 1
 
     return chunk.write(folder, rules, workers, advance)
-
-
-def progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
