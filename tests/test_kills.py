@@ -119,8 +119,9 @@ def test_kills_on_one_process_change_neither_a_batch_nor_a_bit_of_a_loss(
 def test_kills_on_changing_numbers_of_processes_change_no_batch(
     undisturbed: tuple[Path, Batches], demo_shards: Path, tmp_path: Path
 ) -> None:
-    layouts = [random.Random(2).choice([1, 2, 2, 4]) for _ in range(KILLS)]
+    layouts = random.Random(2).choices([1, 2, 2, 4], k=KILLS)
     run, trained = killed_at_random(demo_shards, tmp_path, layouts, seed=3)
     assert {1, 2, 4} <= set(layouts)
     assert trained == undisturbed[1]
-    assert losses(run) == pytest.approx(losses(undisturbed[0]), rel=2e-2)
+    ours, theirs = losses(run), losses(undisturbed[0])
+    assert all(ours[step] == pytest.approx(theirs[step], rel=1e-4) for step in range(1, 51))

@@ -20,12 +20,10 @@ from torchvision.transforms.v2 import functional
 from gcl.data.augment import Augmentation, crop, draw_change, recolour
 from gcl.data.image_rgb import rgb_image
 from gcl.data.orientation import orientation, upright_pixels
-from gcl.data.record import IMAGE_FORMATS, MAX_PIXELS
+from gcl.data.record import IMAGE_FORMATS, MAX_PIXELS, MAX_SCANS, SCAN
 
 APP1, START_OF_SCAN = 0xE1, 0xDA  # JPEG markers: of EXIF and XMP, of pixels
 SEQUENTIAL = (0xC0, 0xC1)  # frames whose scans do not refine each other
-SCAN = b"\xff\xda"  # stands nowhere else in a JPEG's pixels
-MAX_SCANS = 100  # of a JPEG; each costs time by the image's size, however few its bytes
 
 # Else each odd tag of each image is a line in the terminal.
 warnings.filterwarnings("ignore", module=r"PIL\.")

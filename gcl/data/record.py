@@ -26,6 +26,8 @@ IMAGE_FORMATS = (
     "GIF",
 )  # the formats that are opened; others would start more of Pillow than is safe
 MAX_PIXELS = 64_000_000  # larger images are not decoded
+MAX_SCANS = 100  # of a JPEG; each costs time by the image's size, however few its bytes
+SCAN = b"\xff\xda"  # stands nowhere else in a JPEG's pixels
 REPLACEMENT_CHARACTER = "\ufffd"
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which UTF-8 cannot hold
 
@@ -99,9 +101,11 @@ def image_problem(encoded: bytes) -> str | None:
         with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 return f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}"
+            if image.format == "JPEG" and (scans := encoded.count(SCAN)) > MAX_SCANS:
+                return f"{scans} scans are more than {MAX_SCANS}"
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return str(error)
+    except Exception as error:  # a decoder at work on broken bytes raises anything
+        return str(error) or type(error).__name__
     return None
 
 

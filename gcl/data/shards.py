@@ -126,7 +126,7 @@ class ShardReader:
     def fingerprint(self) -> str:
         """A digest of the split's content and order."""
         digest = hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode())
-        digest.update(memoryview(self._spans).cast("B"))
+        digest.update(np.ascontiguousarray(self._spans).data)
         return digest.hexdigest()[:16]
 
 

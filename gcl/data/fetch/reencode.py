@@ -6,11 +6,9 @@ from PIL import Image
 
 from gcl.data.fetch.error import ImageError, Reason
 from gcl.data.image_rgb import rgb_image
-from gcl.data.record import IMAGE_FORMATS, MAX_PIXELS
+from gcl.data.record import IMAGE_FORMATS, MAX_PIXELS, MAX_SCANS, SCAN
 
 HEAD = 512  # bytes by which a file is told to be an image
-SCAN = b"\xff\xda"  # stands nowhere else in a JPEG's pixels
-MAX_SCANS = 100  # of a JPEG; each costs time by the image's size, however few its bytes
 DRAFT = 2  # a JPEG is decoded at the least of its sizes that is this many times what is wanted
 
 
