@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,25 @@ def test_a_file_given_for_the_folder_of_shards_gives_one_line(tmp_path: Path, re
     write_split(tmp_path, records)
     with pytest.raises(UserError, match="is a file"):
         ShardReader(tmp_path / MANIFEST, "train")
+
+
+def test_any_damage_to_a_shard_gives_a_record_or_one_line(tmp_path: Path, records: list[Record]) -> None:
+    reader = write_split(tmp_path, records, samples_per_shard=7)
+    tar = tmp_path / reader.shards[0].file
+    whole, chance, refused = tar.read_bytes(), random.Random(5), 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice([1, 4, 60])):
+            place = chance.randrange(len(whole))
+            # Headers are rarer than content, and hurt more.
+            place = place // 512 * 512 + chance.choice([chance.randrange(512), 156]) if chance.random() < 0.7 else place
+            damaged[place] = chance.choice([chance.randrange(256), *b"xgLKSV0"])
+        tar.write_bytes(damaged)
+        for number in range(len(reader)):
+            try:
+                record = reader[number]
+                assert all(isinstance(value, bytes) for value in record.images.values())
+            except UserError as error:
+                assert "\n" not in str(error) and tar.name in str(error)
+                refused += 1
+    assert 100 < refused < 400 * len(reader)

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gcl.doctor.advice import Advice, share
 from gcl.doctor.album import Album
 from gcl.doctor.examination import Examination
 from gcl.doctor.histogram import Histogram, histogram_of
-from gcl.files import write_text
+from gcl.page import write_page
 
 REPORT = "report.html"
 TEXTS = ("title", "query")  # whose lengths are drawn; of other fields the table tells
@@ -18,15 +17,10 @@ TEXTS = ("title", "query")  # whose lengths are drawn; of other fields the table
 def write_report(folder: Path, examination: Examination, advice: list[Advice], seed: int) -> Path:
     """Write folder/report.html."""
     album = Album(examination)
-    # Autoescape is what keeps a product's title from becoming markup.
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = templates.get_template(REPORT).render(
+    folder.mkdir(parents=True, exist_ok=True)
+    write_page(
+        folder / REPORT,
+        Path(__file__).with_name(REPORT),
         name=examination.rows.folder,
         facts=facts_of(examination),
         advice=advice,
@@ -40,8 +34,6 @@ def write_report(folder: Path, examination: Examination, advice: list[Advice], s
         longest=album.longest(),
         random=album.random(seed),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / REPORT, page)
     return folder / REPORT
 
 

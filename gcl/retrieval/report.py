@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gcl.data.record import Record
-from gcl.files import write_text
+from gcl.page import write_page
 from gcl.retrieval.charts import Chart, Series
 from gcl.retrieval.gallery import PICTURES, Gallery, found
 
@@ -112,15 +111,9 @@ def write_report(run: Path, rows: Callable[[int], Record]) -> Path:
     log, unreadable = load_log(run)
     config = yaml.safe_load(text_of(run / "config.yaml")) or {}
     gallery = Gallery(rows)
-    # Autoescape is what keeps a product's title from becoming markup.
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = templates.get_template(REPORT).render(
+    write_page(
+        run / REPORT,
+        Path(__file__).with_name(REPORT),
         name=run.resolve().name,
         facts=facts_of(config, run),
         last_step=log[-1]["step"] if log else None,
@@ -139,7 +132,6 @@ def write_report(run: Path, rows: Callable[[int], Record]) -> Path:
         config=text_of(run / "config.yaml"),
         environment=text_of(run / "environment.json"),
     )
-    write_text(run / REPORT, page)
     return run / REPORT
 
 
