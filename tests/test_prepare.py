@@ -19,6 +19,7 @@ from gcl.cli import run_verb
 from gcl.data.manifest import MANIFEST
 from gcl.data.prepare.chunk import SplitSettings
 from gcl.data.prepare.command import PrepareSettings, parse_part, prepare
+from gcl.data.prepare.lock import sole_use
 from gcl.data.prepare.merge import REFUSED
 from gcl.data.record import Record, SourceRow, refusal_of
 from gcl.data.shards import ShardReader
@@ -457,6 +458,30 @@ def test_a_merge_killed_half_way_is_done_again(tmp_path: Path, monkeypatch: pyte
         prepare_demo(tmp_path / "killed")
     prepare_demo(tmp_path / "killed")
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "held, wanted, is_free",
+    [
+        (None, None, False),
+        (None, "0/2", False),
+        ("0/2", None, False),
+        ("0/2", "0/2", False),
+        ("0/2", "1/2", True),
+    ],
+)
+def test_two_preparations_do_not_write_the_same(
+    tmp_path: Path, held: str | None, wanted: str | None, is_free: bool
+) -> None:
+    unfinished = tmp_path / "shards.unfinished"
+    unfinished.mkdir()
+    with sole_use(unfinished, held):
+        if is_free:
+            prepare_demo(tmp_path / "shards", part=wanted)
+        else:
+            with pytest.raises(UserError, match="another gcl prepare is at work in .*shards.unfinished; wait"):
+                prepare_demo(tmp_path / "shards", part=wanted)
+    prepare_demo(tmp_path / "shards")
 
 
 @pytest.mark.parametrize("part, parsed", [(None, (0, 1)), ("0/1", (0, 1)), ("7/8", (7, 8))])

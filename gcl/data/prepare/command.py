@@ -24,8 +24,9 @@ from gcl.data.fetch.records import ImageSettings
 from gcl.data.image_hash import HashMethod
 from gcl.data.manifest import MANIFEST, SPLITS, Manifest
 from gcl.data.prepare.chunk import ChunkRules, RowChunk, SplitSettings
+from gcl.data.prepare.lock import remove_locks, sole_use
 from gcl.data.prepare.merge import REFUSED, merge_chunks
-from gcl.data.prepare.pool import write_chunks
+from gcl.data.prepare.pool import Tally, write_chunks
 from gcl.data.record import ITEM_ID, Refusal, SourceRow, hash64, refusal_of
 from gcl.data.sources.webdataset import WebDatasetSource
 from gcl.errors import UserError
@@ -115,11 +116,31 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
     output = Path(settings.output_dir).expanduser().resolve()
     check_new_folder(output)
     unfinished = output.with_name(output.name + ".unfinished")
-    units = len(settings.source)
-    begin(unfinished, facts, units)
-    in_place = isinstance(settings.source, WebDatasetSource)
-    chunks = settings.source.chunks() if in_place else row_chunks(settings, units)
-    tally = write_chunks(
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with sole_use(unfinished, settings.part):
+        begin(unfinished, facts, len(settings.source))
+        tally = write_missing_chunks(settings, unfinished)
+        if settings.parts > 1:
+            print(
+                f"part {settings.part}: its {len(tally.chunks)} chunks are written; when all parts are, the same "
+                "command without part= makes one folder of them"
+            )
+            return
+        in_place = isinstance(settings.source, WebDatasetSource)
+        manifest = settings.source.manifest() if in_place else Manifest()
+        refused = merge_chunks(unfinished, tally.chunks, settings.max_refused_share, facts, manifest)
+        remove_locks(unfinished)
+        if output.exists():
+            output.rmdir()
+        unfinished.rename(output)
+    print_summary(output, manifest, refused)
+
+
+def write_missing_chunks(settings: PrepareSettings, unfinished: Path) -> Tally:
+    """Write what this part has to and is not there yet; what is there afterwards."""
+    units, source = len(settings.source), settings.source
+    chunks = source.chunks() if isinstance(source, WebDatasetSource) else row_chunks(settings, units)
+    return write_chunks(
         (chunk for chunk in chunks if chunk.number % settings.parts == settings.part_number),
         unfinished,
         rules_of(settings),
@@ -127,18 +148,6 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
         -(-units // settings.parts),
         lambda tally: tally.good > 0 or tally.refused <= max(HOPELESS, settings.max_refused_share * units),
     )
-    if settings.parts > 1:
-        print(
-            f"part {settings.part}: its {len(tally.chunks)} chunks are written; when all parts are, the same command "
-            "without part= makes one folder of them"
-        )
-        return
-    manifest = settings.source.manifest() if in_place else Manifest()
-    refused = merge_chunks(unfinished, tally.chunks, settings.max_refused_share, facts, manifest)
-    if output.exists():
-        output.rmdir()
-    unfinished.rename(output)
-    print_summary(output, manifest, refused)
 
 
 def begin(unfinished: Path, facts: dict[str, Any], units: int) -> None:
@@ -153,7 +162,6 @@ def begin(unfinished: Path, facts: dict[str, Any], units: int) -> None:
         before = json.loads(file.read_text(encoding="utf-8"))
     plan = json.loads(json.dumps(plan))
     if before is None or not any(unfinished.glob("chunk-*.json")):
-        unfinished.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(plan, indent=1) + "\n")
     elif before != plan:
         name = next(name for name in {**before, **plan} if before.get(name) != plan.get(name))
