@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -352,6 +353,23 @@ def test_a_chunk_whose_rows_have_changed_since_is_written_again(tmp_path: Path) 
     prepare(settings_of(str(tmp_path / "shards"), source, samples_per_shard=PER_SHARD), facts={"source": "demo"})
     prepare(settings_of(str(tmp_path / "fresh"), source, samples_per_shard=PER_SHARD), facts={"source": "demo"})
     assert digests(tmp_path / "shards") == digests(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_takes_no_more_ends_it_in_one_line_and_it_goes_on(tmp_path: Path, workers: int) -> None:
+    source = ["source=demo", f"source.products={ROWS}", "source.image_size=32", f"samples_per_shard={PER_SHARD}"]
+    command = [*source, f"workers={workers}", f"output_dir={tmp_path / 'shards'}"]
+    stopped = subprocess.run(
+        [sys.executable, "-m", "gcl", "prepare", *command],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),  # bytes of a file
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert stopped.returncode == 2 and "Traceback" not in stopped.stderr
+    assert "shards.unfinished cannot be written (File too large); make room, then" in " ".join(stopped.stderr.split())
+    run_verb("prepare", command)
+    assert len(list(rows_of(tmp_path / "shards"))) == ROWS
 
 
 def test_a_query_for_a_product_is_a_row_of_its_own(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ What a chunk gave is in `chunk-000012.json`, written last, with the index of its
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,14 +116,14 @@ class RowChunk:
         writers = {
             split: ShardWriter(folder, f"{name}-{split}", rules.max_samples, rules.max_bytes) for split in SPLITS
         }
-        fetched = fetch_records(self.rows, rules.folder, rules.images, workers)
-        for key, row in enumerate(fetched, start=self.first_row):
-            checked = row if isinstance(row, Refusal) else check_record(row, rules)
-            if isinstance(checked, Refusal):
-                result.refused.append(checked)
-            else:
-                writers[rules.split.split_of(checked)].write(checked, f"{key:09d}")
-            advance()
+        with closing(fetch_records(self.rows, rules.folder, rules.images, workers)) as fetched:
+            for key, row in enumerate(fetched, start=self.first_row):
+                checked = row if isinstance(row, Refusal) else check_record(row, rules)
+                if isinstance(checked, Refusal):
+                    result.refused.append(checked)
+                else:
+                    writers[rules.split.split_of(checked)].write(checked, f"{key:09d}")
+                advance()
         for split, writer in writers.items():
             writer.close()
             result.kinds |= writer.kinds

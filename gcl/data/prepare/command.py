@@ -7,11 +7,12 @@ died goes on there. Which rows make a chunk depends on the rows alone, so the sh
 workers, runs and parts.
 """
 
+import errno
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,7 +118,7 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
     check_new_folder(output)
     unfinished = output.with_name(output.name + ".unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
-    with sole_use(unfinished, settings.part):
+    with sole_use(unfinished, settings.part), full_disk_in_one_line(unfinished):
         begin(unfinished, facts, len(settings.source))
         tally = write_missing_chunks(settings, unfinished)
         if settings.parts > 1:
@@ -134,6 +135,19 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
             output.rmdir()
         unfinished.rename(output)
     print_summary(output, manifest, refused)
+
+
+@contextmanager
+def full_disk_in_one_line(unfinished: Path) -> Iterator[None]:
+    """A disk that takes no more is the user's to mend; what was written stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
+            raise
+        raise UserError(
+            f"{unfinished} cannot be written ({error.strerror}); make room, then the same command goes on from there"
+        ) from error
 
 
 def write_missing_chunks(settings: PrepareSettings, unfinished: Path) -> Tally:
