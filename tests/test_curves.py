@@ -194,7 +194,7 @@ def test_zero_2_with_micro_batches_takes_the_steps_of_one_process(demo_shards: P
 def test_a_checkpoint_in_pieces_is_resumed_by_the_launch_that_saved_it_alone(tmp_path: Path) -> None:
     checkpoint = tmp_path / "step_00000002"
     checkpoint.mkdir()
-    fingerprint = Fingerprint(0, 32, 32, 4096, "digest")
+    fingerprint = Fingerprint(0, 32, 32, [4096], [1.0], ["digest"])
     state = {"step": 2, **asdict(fingerprint), "pieces": "DeepSpeed ZeRO-2 on 2 processes"}
     (checkpoint / "state.json").write_text(json.dumps(state))
     (checkpoint / "COMPLETE").touch()
