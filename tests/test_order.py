@@ -77,18 +77,34 @@ def test_another_epoch_has_another_order_and_drops_other_samples() -> None:
 
 
 def test_every_epoch_lays_the_shards_out_anew() -> None:
-    order = SampleOrder((16,) * 8, 16, 1, 16, seed=0)  # every step is one shard
-    epochs = [[int(order.batch(step).min()) // 16 for step in range(first, first + 8)] for first in (0, 8, 16)]
-    assert len({tuple(shards) for shards in epochs}) == 3
-    assert [sorted(shards) for shards in epochs] == [list(range(8))] * 3
+    order = SampleOrder((64,) * 8, 16, 1, 16, seed=0)
+    epochs = []
+    for epoch in range(3):
+        samples = epoch_samples(order, epoch)
+        assert sorted(samples) == list(range(512))
+        shards = samples // 64
+        epochs.append([int(shard) for shard in shards[np.flatnonzero(np.diff(shards, prepend=-1))]])
+        whole = [np.flatnonzero(shards == shard) for shard in range(8)]
+        assert (
+            sum(np.ptp(places) < 64 + 2 * 16 for places in whole) >= 7
+        )  # read from end to end, but for the turned one
+    assert len({tuple(dict.fromkeys(shards)) for shards in epochs}) == 3
+
+
+@pytest.mark.parametrize("sizes", [(127,), (700,), (100, 7, 1, 64, 33)])
+def test_no_sample_is_dropped_in_every_epoch(sizes: tuple[int, ...]) -> None:
+    order = SampleOrder(sizes, 64, 64, 4096, seed=0)
+    seen = {int(sample) for epoch in range(40) for sample in epoch_samples(order, epoch)}
+    assert seen == set(range(order.samples))
 
 
 def test_a_window_is_all_that_a_resumed_lane_reads_again() -> None:
     order = SampleOrder((512,), 4, 4, 16, seed=0)
     for lane in lane_order(order, 0):
         windows = np.sort(lane.reshape(-1, 16), axis=1)
-        assert (windows[:, -1] - windows[:, 0] == 15).all()  # 16 neighbours in the tar, shuffled
-        assert (np.diff(windows[:, 0]) == 16).all()
+        turned = (windows - lane.reshape(-1, 16)[0].min()) % 512  # the lane that goes over the end begins again
+        spans = np.sort(turned, axis=1)
+        assert ((spans[:, -1] - spans[:, 0] == 15) | (spans[:, -1] - spans[:, 0] == 511)).all()  # 16 neighbours
 
 
 @pytest.mark.parametrize("batch_size, lanes", [(128, 64), (96, 32), (100, 4), (7, 1), (64, 64), (4096, 64)])

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from image_server import ImageServer
+from row_list import RowList
 from test_shards import photo
 
 from gcl.cli import run_verb
@@ -109,6 +110,15 @@ def test_rows_equal_in_the_split_field_land_in_the_same_split(tmp_path: Path) ->
         sizes[split] += 1
     assert len(places) == 100 and all(len(found) == 1 for found in places.values())
     assert 20 <= sizes["validation"] <= 60 and 20 <= sizes["test"] <= 60
+
+
+def test_rows_are_not_split_by_an_image_but_by_its_hash(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        settings = settings_of(str(tmp_path / "a"), DemoSource(20, image_size=32), SplitSettings(by="image"))
+        settings.samples_per_shard, settings.workers = 5, workers
+        with pytest.raises(UserError, match="split.by=image is no text of demo:0; there are item_id"):
+            prepare(settings, facts={})
+    prepare(settings_of(str(tmp_path / "b"), DemoSource(20, image_size=32), SplitSettings(by="image.hash")), facts={})
 
 
 def test_letter_case_and_spaces_do_not_part_equal_titles() -> None:
@@ -296,6 +306,18 @@ def test_good_rows_behind_many_bad_ones_are_still_written(tmp_path: Path) -> Non
     prepare(settings_of(str(tmp_path / "shards"), Rows(), SplitSettings(), max_refused_share=1.0), facts={})
     manifest = json.loads((tmp_path / "shards" / MANIFEST).read_text())
     assert (manifest["rows"], manifest["refused"]) == (1, {"empty title": 1100})
+
+
+def test_a_path_that_utf_8_cannot_hold_is_a_refusal(tmp_path: Path) -> None:
+    rows = RowList(SourceRow({"item_id": str(n), "title": "mug"}, {"image": (photo(n),)}, "") for n in range(9))
+    rows.append(SourceRow({"item_id": "x", "title": "mug"}, {"image": ("x\ud800.jpg",)}, "rows:x"))
+    rows.append(SourceRow({"item_id": "y", "title": "m\ud800g"}, {"image": (photo(0),)}, "rows:y"))
+    prepare(settings_of(str(tmp_path / "shards"), rows, max_refused_share=0.5), facts={})
+    listed = [json.loads(line) for line in (tmp_path / "shards" / REFUSED).read_text().splitlines()]
+    assert [(row["origin"], row["reason"]) for row in listed] == [
+        ("rows:x", "image outside the source"),
+        ("rows:y", "wrong encoding"),
+    ]
 
 
 def digests(folder: Path) -> dict[str, bytes]:

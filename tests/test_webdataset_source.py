@@ -174,15 +174,17 @@ def test_samples_in_folders_of_a_tar_and_other_members_are_understood(tmp_path: 
     path.parent.mkdir()
     with tarfile.open(path, "w") as tar:
         for name, content in [
-            ("a/", None), ("a/1.jpg", photo(1)), ("a/1.txt", b"mug"), ("a/1.cls", b"3"),
+            ("a/", None), ("a/1.jpg", photo(1)), ("a/1.png", "nowhere"), ("a/1.txt", b"mug"), ("a/1.cls", b"3"),
             ("b/1.txt", b"cup"), ("b/1.jpg", photo(2)),
         ]:  # fmt: skip
             member = tarfile.TarInfo(name)
-            if content is None:
-                member.type = tarfile.DIRTYPE
-            else:
+            if isinstance(content, bytes):
                 member.size = len(content)
-            tar.addfile(member, io.BytesIO(content or b""))
+                tar.addfile(member, io.BytesIO(content))
+                continue
+            member.type = tarfile.DIRTYPE if content is None else tarfile.SYMTYPE
+            member.linkname = content or ""
+            tar.addfile(member)
     index(path.parent, tmp_path / "index", "split.validation=0")
     rows = list(ShardReader(tmp_path / "index", "train"))
     assert [(row.item_id, row.fields["title"], row.images["image"]) for row in rows] == [

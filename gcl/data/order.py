@@ -1,19 +1,28 @@
 """Which sample comes when: a pure function of (seed, epoch, step), the same for any number of processes and workers.
 
-An epoch's shards are permuted and their samples laid end to end; the sequence is cut into `lanes` equal contiguous
-ranges; each lane is shuffled inside windows. A step takes the next batch_size / lanes samples of every lane, and
-process r reads the r-th contiguous block of the batch, so each process reads only its own lanes, nearly in order.
-Nothing is laid out beyond the windows being read, however many samples there are.
+An epoch's shards are permuted and their samples laid end to end, turned by a random offset; the sequence is cut into
+`lanes` equal contiguous ranges; each lane is shuffled inside windows. A step takes the next batch_size / lanes samples
+of every lane, and process r reads the r-th contiguous block of the batch, so each process reads only its own lanes,
+nearly in order. Nothing is laid out beyond the windows being read, however many samples there are.
 """
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from gcl.errors import UserError
 
 KEPT_WINDOWS = 2  # of each lane: a batch may end one and begin the next
+
+
+class Layout(NamedTuple):
+    """An epoch's shards laid end to end."""
+
+    ends: np.ndarray  # (shards,) where each ends
+    firsts: np.ndarray  # (shards,) what added to a place in it gives the sample number
+    offset: int  # place at which the first lane begins
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class SampleOrder:
     window: int  # samples of a lane that are shuffled together
     seed: int
     _windows: dict[int, dict[tuple[int, int], np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
-    _layouts: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
+    _layouts: dict[int, "Layout"] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if min(self.lanes, self.window) < 1:
@@ -94,8 +103,8 @@ class SampleOrder:
         if (epoch, number) not in kept:
             while len(kept) >= KEPT_WINDOWS:  # the oldest
                 del kept[next(iter(kept))]
-            positions = self._positions(lane, number)
-            ends, firsts = self._layout(epoch)
+            ends, firsts, offset = self._layout(epoch)
+            positions = (self._positions(lane, number) + offset) % self.samples
             shards = np.searchsorted(ends, positions, side="right")
             window = firsts[shards] + positions
             np.random.default_rng([self.seed, epoch, lane, number]).shuffle(window)
@@ -116,15 +125,18 @@ class SampleOrder:
         stop = min(start + self.window, self.lane_length)
         return lane * self.lane_length + np.arange(start, stop)
 
-    def _layout(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's shards end to end: where each ends, and what added to a place in it gives the sample number."""
+    def _layout(self, epoch: int) -> "Layout":
+        """The epoch's shards end to end, and where in them the first lane begins."""
         if epoch not in self._layouts:
             while len(self._layouts) >= KEPT_WINDOWS:
                 del self._layouts[next(iter(self._layouts))]
             sizes = np.array(self.shard_sizes, dtype=np.int64)
-            shards = np.random.default_rng([self.seed, epoch]).permutation(len(sizes))
+            random = np.random.default_rng([self.seed, epoch])
+            shards = random.permutation(len(sizes))
             ends = np.cumsum(sizes[shards])
-            self._layouts[epoch] = ends, (np.cumsum(sizes) - sizes)[shards] - (ends - sizes[shards])
+            firsts = (np.cumsum(sizes) - sizes)[shards] - (ends - sizes[shards])
+            # Turned, so that what the lanes leave over is another part each epoch, of a single shard too.
+            self._layouts[epoch] = Layout(ends, firsts, int(random.integers(self.samples)))
         return self._layouts[epoch]
 
 

@@ -156,7 +156,7 @@ def record_from_tar(span: bytes, origin: str, members: dict[str, str] | None = N
     key = ""
     with tarfile.open(fileobj=io.BytesIO(span + b"\0" * 2 * BLOCK), mode="r:") as archive:
         for member in archive:
-            content = archive.extractfile(member)
+            content = archive.extractfile(member) if member.isfile() else None  # a link would be followed
             if content is None:
                 if members is not None:
                     continue

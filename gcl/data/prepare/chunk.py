@@ -16,7 +16,7 @@ import numpy as np
 from gcl.data.fetch.records import ImageSettings, fetch_records
 from gcl.data.image_hash import HashMethod, with_image_hashes
 from gcl.data.manifest import SPLITS, ScoreRange, Shard
-from gcl.data.record import Record, Refusal, SourceRow, refusal_of
+from gcl.data.record import IMAGE_HASH, Record, Refusal, SourceRow, refusal_of
 from gcl.data.shard_writer import ShardWriter
 from gcl.errors import UserError
 from gcl.files import write_text
@@ -37,7 +37,16 @@ class SplitSettings:
             )
 
     def split_of(self, record: Record) -> str:
-        """A pure function of the field's value."""
+        """A pure function of the field's value.
+
+        Raises:
+            UserError: it is an image, or the hash of one, of shards that have none.
+        """
+        if self.by not in record.fields:
+            raise UserError(
+                f"split.by={self.by} is no text of {record.origin}; there are {', '.join(record.fields)} (an image is "
+                f"split by its hash, NAME{IMAGE_HASH}, except in shards that others wrote)"
+            )
         value = " ".join(str(record.fields[self.by]).casefold().split())
         place = int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest()) / 2**64
         if place < self.validation:
@@ -104,7 +113,7 @@ class RowChunk:
             images = row.images if isinstance(row, SourceRow) else {}
             named = {name: [c for c in found if isinstance(c, str)] for name, found in images.items()}
             text = (row.fields, named) if isinstance(row, SourceRow) else (row.reason, row.detail)
-            digest.update(repr((row.origin, text)).encode())
+            digest.update(ascii((row.origin, text)).encode())
             for encoded in (c for found in images.values() for c in found if isinstance(c, bytes)):
                 digest.update(encoded)
         return digest.hexdigest()
@@ -159,7 +168,7 @@ def load_spans(folder: Path, number: int, split: str) -> np.ndarray:
 
 
 def write_result(folder: Path, number: int, result: ChunkResult) -> None:
-    write_text(folder / f"{chunk_name(number)}.json", json.dumps(asdict(result), ensure_ascii=False))
+    write_text(folder / f"{chunk_name(number)}.json", json.dumps(asdict(result)))
 
 
 def load_result(folder: Path, number: int) -> ChunkResult | None:

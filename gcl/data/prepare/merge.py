@@ -37,7 +37,8 @@ def merge_chunks(
     manifest.scores = {split: ScoreRange() for split in SPLITS}
     renamed: dict[str, str] = {}  # a chunk's name of a shard -> its own
     refused: Counter[str] = Counter()
-    with (folder / REFUSED).open("w", encoding="utf-8") as listing:
+    # Half a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it.
+    with (folder / REFUSED).open("w", encoding="utf-8", errors="backslashreplace") as listing:
         for result in results(folder, chunks):
             refused += list_refused(result, listing)
             manifest.kinds |= result.kinds
