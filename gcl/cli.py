@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from gcl import __version__
-from gcl.errors import UserError
+from gcl.errors import PLACE_ERRORS, UserError
 from gcl.parts import nearest
 
 VERBS = {
@@ -49,6 +49,12 @@ def run_command(command: Callable[[], None]) -> None:
         command()
     except UserError as error:
         say(error)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in PLACE_ERRORS:
+            raise
+        place = f" {error.filename}" if error.filename else ""
+        say(UserError(f"cannot write{place}: {error.strerror}; make room, or choose another place"))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

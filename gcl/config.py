@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -43,6 +43,12 @@ def load_settings(verb: str, schema: Schema, arguments: list[str]) -> Settings:
     with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
         try:
             settings = compose_settings(verb, overrides, config_dir)
+        except OverrideParseException as error:
+            key, _, value = error.override.partition("=")
+            raise UserError(
+                f"{error.override} cannot be understood; a value with spaces, braces or signs needs quotes of its own: "
+                f"""'{key}="{value}"'"""
+            ) from error
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(first_line(error)) from error
         except yaml.MarkedYAMLError as error:

@@ -29,6 +29,8 @@ def check_new_folder(output: Path) -> None:
         raise UserError(f"output_dir {output} is a file; choose another")
     if output.exists() and any(output.iterdir()):
         raise UserError(f"output_dir {output} is not empty; choose another, or remove it first")
+    if output.is_mount():
+        raise UserError(f"output_dir {output} is a mount point, which cannot be replaced; give a folder in it")
     parent = next(folder for folder in output.parents if folder.exists())
     if not os.access(parent, os.W_OK):
         raise UserError(f"output_dir {output} cannot be made: {parent} may not be written; choose another")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from test_shards import photo
 from gcl.cli import run_verb
 from gcl.data.manifest import MANIFEST
 from gcl.data.prepare.chunk import SplitSettings
-from gcl.data.prepare.command import PrepareSettings, parse_part, prepare
+from gcl.data.prepare.command import PrepareSettings, begin, parse_part, prepare
 from gcl.data.prepare.lock import sole_use
 from gcl.data.prepare.merge import REFUSED
 from gcl.data.record import Record, SourceRow, refusal_of
@@ -140,7 +141,8 @@ def test_a_row_s_split_does_not_depend_on_the_other_rows() -> None:
 def test_too_many_bad_rows_stop_it_with_everything_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = CatalogSource(str(write_catalog(tmp_path / "catalogue"))), tmp_path / "shards"
     with pytest.raises(
-        UserError, match=r"^7 of 47 rows were refused \(2 HTML in text, .*max_refused_share=0\.1; see .*refused.jsonl"
+        UserError,
+        match=r"^7 of 47 rows .*\(2 HTML in text, .*max_refused_share=0\.1; the first: products.csv:42, HTML .*; see ",
     ):
         prepare(settings_of(str(output), source), facts={})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["catalogue", "shards.unfinished"]
@@ -187,7 +189,7 @@ def test_an_empty_output_folder_may_be_used(tmp_path: Path) -> None:
         "part=8/8",
         "part=all",
         "max_refused_share=-0.1",
-        "split.validation=1.0",
+        "split.validation=1.1",
         "split.test=-0.1",
     ],
 )
@@ -498,6 +500,68 @@ def test_a_merge_killed_half_way_is_done_again(tmp_path: Path, monkeypatch: pyte
         prepare_demo(tmp_path / "killed")
     prepare_demo(tmp_path / "killed")
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+def test_a_merge_killed_before_the_rows_changed_is_not_taken_for_that_of_the_new_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renames = 0
+    rename = Path.rename
+
+    def dying_rename(self: Path, target: Path) -> Path:
+        nonlocal renames
+        renames += self.suffix == ".tar"
+        if renames == 20:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", dying_rename)
+        prepare_demo(tmp_path / "killed")
+    source = DemoSource(ROWS, seed=1, image_size=32)
+    for name in ("killed", "fresh"):
+        prepare(settings_of(str(tmp_path / name), source, samples_per_shard=PER_SHARD), facts={"source": "demo"})
+    assert digests(tmp_path / "killed") == digests(tmp_path / "fresh")
+
+
+def test_a_merge_killed_while_it_tidies_has_only_to_be_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_demo(tmp_path / "whole")
+    unlink, unlinked = Path.unlink, 0
+
+    def dying_unlink(self: Path, missing_ok: bool = False) -> None:
+        nonlocal unlinked
+        unlinked += 1
+        if unlinked == 30:
+            raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "unlink", dying_unlink)
+        prepare_demo(tmp_path / "killed")
+    with pytest.raises(UserError, match="with source=demo, this command says other"):
+        prepare(settings_of(str(tmp_path / "killed"), DemoSource(ROWS)), facts={"source": "other"})
+    prepare_demo(tmp_path / "killed")
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+def test_parts_may_begin_at_the_same_moment(tmp_path: Path) -> None:
+    folder, plan = tmp_path / "shards.unfinished", {"rows": 1}
+    folder.mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: begin(folder, plan), range(400)))
+    assert json.loads((folder / "plan.json").read_text()) == plan
+
+
+def test_a_part_whose_rows_are_all_refused_fails(tmp_path: Path) -> None:
+    rows = RowList(SourceRow({"item_id": str(n), "title": ""}, {"image": (photo(0),)}, "") for n in range(4000))
+    with pytest.raises(UserError, match="part 0/2 stopped: the first 2000 rows were all refused"):
+        prepare(settings_of(str(tmp_path / "shards"), rows, part="0/2"), facts={})
+
+
+def test_an_image_field_that_cannot_name_a_member_is_refused(tmp_path: Path) -> None:
+    rows = RowList([SourceRow({"item_id": "1", "title": "mug"}, {"photo/front": (photo(0),)}, "")])
+    with pytest.raises(UserError, match="image field 'photo/front' cannot name a tar's member; rename"):
+        prepare(settings_of(str(tmp_path / "shards"), rows, required=["title"]), facts={})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Shards that others wrote are indexed where they lie; bad samples and damaged tars are counted, not fatal."""
 
+import hashlib
 import io
 import json
 import random
@@ -80,6 +81,16 @@ def test_a_field_can_come_from_the_json(foreign: Path, tmp_path: Path) -> None:
     assert ShardReader(tmp_path / "index", "train")[1].fields["text"] == "mug no. 1"
 
 
+def test_a_field_that_no_sample_has_is_refused_naming_what_there_is(foreign: Path) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"fields.title is 'json.captoin', .* samples of cc-00000.tar do not have \(did you mean json.caption",
+    ):
+        WebDatasetSource(str(foreign), {"title": "json.captoin"})
+    with pytest.raises(UserError, match="they have jpg, json, json.width, json.url, json.caption, txt"):
+        WebDatasetSource(str(foreign), {"category": "cls"})
+
+
 def test_a_pattern_chooses_shards(foreign: Path, tmp_path: Path) -> None:
     assert len(WebDatasetSource(f"{foreign}/cc-{{00000..00001}}.tar")) == 2
     assert WebDatasetSource(f"{foreign}/cc-0000[1].tar".replace("[1]", "2")).files == ["cc-00002.tar"]
@@ -156,6 +167,60 @@ def test_any_damage_to_a_tar_ends_in_samples_refusals_or_one_line(foreign: Path,
         assert len(rows) == manifest["rows"] and all(row.images["image"] for row in rows)
         outcomes["refusals" if manifest["refused"] else "samples"] += 1
     assert outcomes["refusals"] > 10 and sum(outcomes.values()) == 40
+
+
+def with_size(tar: bytes, member: int, size: bytes) -> bytes:
+    """The tar with another size in the header at a member's offset, and a checksum that fits."""
+    header = bytearray(tar[member : member + 512])
+    header[124:136] = size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return tar[:member] + bytes(header) + tar[member + 512 :]
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        b"\xff" * 10 + (-512 & 0xFFFF).to_bytes(2),  # -512
+        b"\xff" * 10 + (-1024 & 0xFFFF).to_bytes(2),
+        b"\x80" + b"\x7f" * 11,  # very large
+        b"77777777777\0",
+        b"not a size\0\0",
+    ],
+)
+def test_a_header_with_a_hostile_size_is_damage_not_a_circle(foreign: Path, tmp_path: Path, size: bytes) -> None:
+    tar = foreign / "cc-00001.tar"
+    tar.write_bytes(with_size(tar.read_bytes(), 4096, size))
+    manifest = index(foreign, tmp_path / "index", "max_refused_share=0.5")
+    assert 40 <= manifest["rows"] < 60 and manifest["refused"]["damaged tar"] == 1
+
+
+def test_a_tar_without_a_good_sample_does_not_stop_the_others(foreign: Path, tmp_path: Path) -> None:
+    write_tar(foreign / "aa.tar", [sample(number, txt="") for number in range(1100)])
+    manifest = index(foreign, tmp_path / "index", "max_refused_share=1")
+    assert manifest["rows"] == 60 and manifest["refused"] == {"empty title": 1100}
+
+
+def test_suffixes_are_compared_as_webdataset_compares_them(tmp_path: Path) -> None:
+    path = tmp_path / "foreign" / "x.tar"
+    path.parent.mkdir()
+    with tarfile.open(path, "w") as tar:
+        for name, content in [("1.JPG", photo(1)), ("1.Txt", b"mug")]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    index(path.parent, tmp_path / "index", "split.validation=0")
+    assert [row.images["image"] for row in ShardReader(tmp_path / "index", "train")] == [photo(1)]
+
+
+def test_a_tar_that_was_replaced_since_is_indexed_again(foreign: Path, tmp_path: Path) -> None:
+    run_verb("prepare", ["source=webdataset", f"source.path={foreign}", f"output_dir={tmp_path / 'i'}", "part=0/2"])
+    size = (foreign / "cc-00000.tar").stat().st_size
+    write_tar(foreign / "cc-00000.tar", [sample(number, txt=f"cup no. {number}") for number in range(20)])
+    assert (foreign / "cc-00000.tar").stat().st_size == size
+    manifest = index(foreign, tmp_path / "i", "split.validation=0.1")
+    shards = {shard["file"]: shard["sha256"] for shard in manifest["splits"]["train"]}
+    assert shards["cc-00000.tar"] == hashlib.sha256((foreign / "cc-00000.tar").read_bytes()).hexdigest()
 
 
 def test_the_index_is_the_same_for_any_workers_and_goes_on_after_a_kill(foreign: Path, tmp_path: Path) -> None:

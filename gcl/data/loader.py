@@ -16,6 +16,7 @@ from gcl.data.order import SampleOrder, default_lanes
 from gcl.data.record import Record, is_score
 from gcl.data.shards import ShardReader
 from gcl.data.storage.folders import CacheSettings, is_remote
+from gcl.data.storage.object_store import without_secrets
 from gcl.errors import UserError
 
 OWN_NEGATIVES = "rows"  # data.negatives: those that rows bring
@@ -71,10 +72,10 @@ def with_whole_paths(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def whole_path(path: str) -> str:
-    if is_remote(path) and "?" in path:
+    if is_remote(path) and ("?" in path or "@" in path.partition("://")[2].partition("/")[0]):
         raise UserError(
-            f"{path.partition('?')[0]}?... carries a signature, which a run would write down with its settings; give "
-            "the address without, and credentials through the environment"
+            f"{without_secrets(path)} was given with a signature or a password, which a run would write down with its "
+            "settings; give the address without, and credentials through the environment"
         )
     return path if is_remote(path) else str(Path(path).expanduser().resolve())
 
@@ -108,17 +109,18 @@ def build_mixture(
         window = min(settings.window, max(1, int(settings.window_megabytes * 1e6 / reader.bytes_per_sample)))
         sizes = tuple(shard.samples for shard in reader.shards)
         orders.append(SampleOrder(sizes, batch_size, lanes, window, seed_of(seed, number)))
-        check_cache(reader, settings, lanes, window)
+    check_cache(readers, orders, settings)
     orders[0].check_processes(processes)
     return Mixture(tuple(orders), (1.0, *(portion.weight for portion in settings.mixture)))
 
 
-def check_cache(reader: ShardReader, settings: DataSettings, lanes: int, window: int) -> None:
-    """Refuse a cache from which a remote shard's blocks would go before they are used."""
-    needed = 2 * lanes * window * reader.bytes_per_sample / 1e9
-    if reader.is_remote and settings.cache.gigabytes < needed:
+def check_cache(readers: list[ShardReader], orders: list[SampleOrder], settings: DataSettings) -> None:
+    """Refuse a cache from which remote shards' blocks would go before they are used."""
+    remote = [(reader, order) for reader, order in zip(readers, orders, strict=True) if reader.is_remote]
+    needed = sum(2 * order.lanes * order.window * reader.bytes_per_sample for reader, order in remote) / 1e9
+    if needed > settings.cache.gigabytes:
         raise UserError(
-            f"data.cache.gigabytes={settings.cache.gigabytes} is less than two windows of each of {lanes} lanes take, "
+            f"data.cache.gigabytes={settings.cache.gigabytes} is less than two windows of every lane take, "
             f"{needed:.1f} GB; raise it, or lower data.window_megabytes"
         )
 
@@ -191,13 +193,19 @@ class StepBatches(Dataset[Batch]):
             self.readers[draw.dataset].read_ahead(runs)
 
     def from_step(self, start_step: int, max_steps: int) -> Iterator[Batch]:
-        """The batches of the steps from `start_step` up to `max_steps`, read ahead by the workers."""
-        return iter(
-            DataLoader(
-                self,
-                batch_size=None,
-                sampler=range(start_step, max_steps),
-                num_workers=self.workers,
-                prefetch_factor=2 if self.workers else None,
-            )
-        )
+        """The batches of the steps from `start_step` up to `max_steps`, read ahead by the workers.
+
+        Raises:
+            UserError: a worker died.
+        """
+        ahead = 2 if self.workers else None
+        steps = range(start_step, max_steps)
+        try:
+            yield from DataLoader(self, batch_size=None, sampler=steps, num_workers=self.workers, prefetch_factor=ahead)
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a data worker died, perhaps for want of memory; resume=true goes on from the last checkpoint, with "
+                "fewer data.workers=N if it was"
+            ) from None

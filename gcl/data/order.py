@@ -8,6 +8,7 @@ nearly in order. Nothing is laid out beyond the windows being read, however many
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class SampleOrder:
                 f"{nearest_multiples(self.batch_size, self.lanes)}"
             )
 
-    @property
+    @cached_property
     def samples(self) -> int:
         return sum(self.shard_sizes)
 

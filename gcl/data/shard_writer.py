@@ -1,19 +1,17 @@
 """Records become tar shards in WebDataset's convention, always the same bytes for the same records."""
 
 import json
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import webdataset
 
 from gcl.data.manifest import IMAGE, TEXT, Manifest, ScoreRange, Shard, index_file, write_manifest
 from gcl.data.record import SCORE, Record
+from gcl.data.tar import BLOCK, sample_spans
 from gcl.files import file_sha256
-
-BLOCK = tarfile.BLOCKSIZE
 
 
 class ShardWriter:
@@ -90,40 +88,3 @@ def image_suffix(encoded: bytes) -> str:
     if encoded[8:12] == b"WEBP":
         return "webp"
     return "gif" if encoded[:4] == b"GIF8" else "jpg"
-
-
-def sample_spans(tar: IO[bytes]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Each sample of a tar: its key, and the tar blocks that its members take, from and to.
-
-    A sample's members stand together, as WebDataset's readers demand; where a key comes again later, it is another
-    sample.
-
-    Raises:
-        tarfile.TarError: no tar, or, behind the samples that are whole, one that is damaged or cut short.
-    """
-    key, span = "", (0, 0)
-    tar.seek(0)
-    with tarfile.open(fileobj=tar, mode="r:") as archive:
-        for member in archive:
-            if not member.isfile():
-                continue
-            end = member.offset_data // BLOCK + -(-member.size // BLOCK)
-            if span[1] and split_name(member.name)[0] == key:
-                span = (span[0], end)
-                continue
-            if span[1]:
-                yield key, span
-            key, span = split_name(member.name)[0], (member.offset // BLOCK, end)
-        # tarfile takes a damaged header for the end; a tar's end is a block of zeros.
-        tar.seek(archive.offset)
-        if tar.read(BLOCK) != b"\0" * BLOCK:
-            raise tarfile.ReadError(f"no header at byte {archive.offset}, and not the end either")
-        if span[1]:
-            yield key, span
-
-
-def split_name(member: str) -> tuple[str, str]:
-    """A member's key, its folder included, and its suffix, from the first point of its name: WebDataset's rule."""
-    folder, slash, file = member.rpartition("/")
-    stem, _, suffix = file.partition(".")
-    return folder + slash + stem, suffix

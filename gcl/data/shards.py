@@ -7,7 +7,6 @@ A folder written by `gcl prepare` holds `manifest.json` for all splits and, for 
 import hashlib
 import io
 import json
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import numpy as np
 
 from gcl.data.manifest import IMAGE, MANIFEST, TEXT, index_file, manifest_from_json
 from gcl.data.record import ITEM_ID, SCORE, Record, is_score
-from gcl.data.shard_writer import BLOCK, split_name
 from gcl.data.storage.folders import CacheSettings, build_storage, is_remote
+from gcl.data.tar import BLOCK, TAR_ERRORS, open_tar, split_name
 from gcl.errors import UserError
 from gcl.parts import nearest
 
@@ -35,13 +34,13 @@ class ShardReader:
     def __init__(self, folder: str | Path, split: str, cache: CacheSettings | None = None) -> None:
         cache = cache or CacheSettings()
         self.folder, self.split = str(folder), split
-        if not is_remote(self.folder) and Path(folder).is_file():
-            raise UserError(f"data path {folder} is a file; give the folder that gcl prepare wrote")
+        if not is_remote(self.folder):
+            check_folder(Path(folder).expanduser())
         own = build_storage(folder, cache)
         if own.size(MANIFEST) is None:
             raise UserError(
                 f"{own.place} holds no {MANIFEST}; write shards there with `gcl prepare source=catalog "
-                f"source.path=DIR output_dir=DIR`"
+                "source.path=CATALOGUE output_dir=SHARDS`"
             )
         manifest = manifest_from_json(own.read_all(MANIFEST), f"{own.place}/{MANIFEST}")
         if manifest.shards_folder and is_remote(self.folder):
@@ -80,7 +79,7 @@ class ShardReader:
         try:
             span = self.storage.read(shard.file, start * BLOCK, end * BLOCK)
             return record_from_tar(span, f"{self.split}:{number}", self.members)
-        except (OSError, tarfile.TarError, ValueError, IndexError) as error:
+        except (OSError, RecursionError, *TAR_ERRORS) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(
@@ -127,7 +126,19 @@ class ShardReader:
         """A digest of the split's content and order."""
         digest = hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode())
         digest.update(np.ascontiguousarray(self._spans).data)
+        digest.update(json.dumps(self.members).encode())
         return digest.hexdigest()[:16]
+
+
+def check_folder(folder: Path) -> None:
+    """Say more of a folder that holds no shards."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    if folder.is_file():
+        raise UserError(f"data path {folder} is a file; give the folder that gcl prepare wrote")
+    if not folder.exists() and unfinished.exists():
+        raise UserError(f"{folder} is not finished; the same gcl prepare goes on with what is in {unfinished}")
+    if not folder.exists():
+        raise UserError(f"data path {folder} does not exist; give the folder that gcl prepare wrote")
 
 
 def read_index(index: Path, samples: int) -> np.ndarray:
@@ -154,7 +165,7 @@ def record_from_tar(span: bytes, origin: str, members: dict[str, str] | None = N
     fields: dict[str, str | float] = {}
     images: dict[str, bytes] = {}
     key = ""
-    with tarfile.open(fileobj=io.BytesIO(span + b"\0" * 2 * BLOCK), mode="r:") as archive:
+    with open_tar(io.BytesIO(span + b"\0" * 2 * BLOCK)) as archive:
         for member in archive:
             content = archive.extractfile(member) if member.isfile() else None  # a link would be followed
             if content is None:
@@ -162,8 +173,8 @@ def record_from_tar(span: bytes, origin: str, members: dict[str, str] | None = N
                     continue
                 raise ValueError(f"{member.name} is no regular file")
             key, suffix = split_name(member.name)
-            field = suffix.rpartition(".")[0] if members is None else members.get(suffix, "")
-            if suffix == "json":
+            field = suffix.rpartition(".")[0] if members is None else members.get(suffix.lower(), "")
+            if suffix.lower() == "json":
                 fields |= json_fields(json.load(content), members)
             elif members is None or suffix.lower().rpartition(".")[2] in IMAGE_SUFFIXES:
                 images |= {field: content.read()} if field else {}

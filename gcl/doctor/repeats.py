@@ -1,6 +1,6 @@
 """Values that several rows share: copies of an image, titles that occur twice, and what leaks between splits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from gcl.data.record import IMAGE_HASH
 from gcl.doctor.rows import Rows, Unreadable, text_of
 from gcl.doctor.survey import ImageFacts, Survey
 
-TITLE = "title"
+TITLE, QUERY = "title", "query"
 SAME_BYTES, SAME_PICTURE = "same bytes", "same picture"
 GROUPS, MEMBERS = 8, 4  # shown of each kind
 BYTES_DIGITS, LOOK_DIGITS = 16, 64  # of the hashes that gcl prepare writes
@@ -57,7 +57,7 @@ class Repeats:
 def find_repeats(survey: Survey, rows: Rows) -> list[Repeats]:
     """Of images by bytes and by look: of all rows where they bring that hash, of the sample where not; of titles.
 
-    A query that several products answer is no defect, and is left out.
+    A query that several products answer is no defect: of queries it counts which are in train too.
     """
     training = training_rows(rows)
     found = []
@@ -72,6 +72,9 @@ def find_repeats(survey: Survey, rows: Rows) -> list[Repeats]:
                 found.append(sampled_repeats(label, images, digits, training, survey.is_whole))
     if TITLE in survey.hashes:
         found.append(repeats_of(TITLE, TITLE, survey.values(TITLE), None, training))
+    if QUERY in survey.hashes:
+        queries = repeats_of(QUERY, QUERY, survey.values(QUERY), None, training)
+        found.append(replace(queries, copies=0, groups=0, largest=[]))
     return found
 
 

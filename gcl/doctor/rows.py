@@ -10,9 +10,9 @@ import numpy as np
 
 from gcl.data.manifest import IMAGE, MANIFEST, TEXT, Manifest, Shard, index_file, manifest_from_json
 from gcl.data.record import IMAGE_HASH, ITEM_ID, SCORE, Record
-from gcl.data.shard_writer import BLOCK
 from gcl.data.shards import read_index, record_from_tar
 from gcl.data.storage.folders import build_storage
+from gcl.data.tar import BLOCK
 from gcl.errors import UserError
 
 PART = 1000  # samples that one worker looks at in a turn, all of one shard

@@ -242,7 +242,7 @@ def read_image_file(folder: Path | None, name: str, max_bytes: int) -> bytes:
     try:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder):
-            raise ImageError("image outside the source", name[:200])
+            raise ImageError("image outside the source", f"{name[:200]}: images must lie below {folder}")
         if not path.is_file():
             raise ImageError("missing image", name[:200])
         if path.stat().st_size > max_bytes:

@@ -27,13 +27,13 @@ class SplitSettings:
     """How rows are shared among splits: by the hash of one field, so that rows equal in it stay together."""
 
     by: str = "title"  # field whose value decides; a row without it is refused
-    validation: float = 0.1  # share of the field's values
+    validation: float = 0.1  # share of the field's values; 1: all rows, of a set that is only evaluated on
     test: float = 0.0  # share of the field's values
 
     def __post_init__(self) -> None:
-        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
+        if min(self.validation, self.test) < 0 or self.validation + self.test > 1:
             raise UserError(
-                f"split.validation {self.validation} and split.test {self.test} must be shares that leave some to train"
+                f"split.validation {self.validation} and split.test {self.test} must be shares, together at most 1"
             )
 
     def split_of(self, record: Record) -> str:
@@ -71,7 +71,7 @@ class ChunkRules:
 class ChunkResult:
     """What a chunk gave."""
 
-    digest: str  # of its rows, as they came from the source
+    digest: str  # of its rows, as they came from the source, and of the rules
     kinds: dict[str, str] = field(default_factory=dict)  # field -> "image" or "text"
     shards: dict[str, list[Shard]] = field(default_factory=dict)  # of each split
     scores: dict[str, ScoreRange] = field(default_factory=dict)  # of each split
@@ -112,15 +112,16 @@ class RowChunk:
         for row in self.rows:
             images = row.images if isinstance(row, SourceRow) else {}
             named = {name: [c for c in found if isinstance(c, str)] for name, found in images.items()}
-            text = (row.fields, named) if isinstance(row, SourceRow) else (row.reason, row.detail)
+            text = (row.fields, named) if isinstance(row, SourceRow) else (row.reason, row.detail, row.count)
             digest.update(ascii((row.origin, text)).encode())
             for encoded in (c for found in images.values() for c in found if isinstance(c, bytes)):
+                digest.update(len(encoded).to_bytes(8))
                 digest.update(encoded)
         return digest.hexdigest()
 
     def write(self, folder: Path, rules: ChunkRules, workers: int, advance: Callable[[], None]) -> ChunkResult:
         """Write the chunk's good rows as shards, and what it gave; `advance` is called for each row."""
-        result = ChunkResult(self.digest)
+        result = ChunkResult(digest_of(self, rules))
         name = chunk_name(self.number)
         writers = {
             split: ShardWriter(folder, f"{name}-{split}", rules.max_samples, rules.max_bytes) for split in SPLITS
@@ -140,6 +141,13 @@ class RowChunk:
             write_spans(folder, self.number, split, [span for spans in writer.spans for span in spans.tolist()])
         write_result(folder, self.number, result)
         return result
+
+
+def digest_of(chunk: Chunk, rules: ChunkRules) -> str:
+    """What decides the bytes of a chunk's shards; how images are fetched does not."""
+    images = (rules.images.short_side, rules.images.quality, rules.images.max_megabytes)
+    kept = (images, rules.split, rules.required, rules.image_hash, rules.max_samples, rules.max_bytes)
+    return hashlib.blake2b(f"{chunk.digest} {kept}".encode(), digest_size=16).hexdigest()
 
 
 def check_record(record: Record, rules: ChunkRules) -> Record | Refusal:

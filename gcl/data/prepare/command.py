@@ -7,12 +7,12 @@ died goes on there. Which rows make a chunk depends on the rows alone, so the sh
 workers, runs and parts.
 """
 
-import errno
 import json
 import re
+import secrets
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,19 +23,19 @@ from rich.table import Table
 from gcl.config import load_settings
 from gcl.data.fetch.records import ImageSettings
 from gcl.data.image_hash import HashMethod
-from gcl.data.manifest import MANIFEST, SPLITS, Manifest
+from gcl.data.manifest import MANIFEST, SPLITS, Manifest, manifest_from_json
 from gcl.data.prepare.chunk import ChunkRules, RowChunk, SplitSettings
-from gcl.data.prepare.lock import remove_locks, sole_use
-from gcl.data.prepare.merge import REFUSED, merge_chunks
+from gcl.data.prepare.lock import sole_use
+from gcl.data.prepare.merge import MERGED, PLAN, REFUSED, merge_chunks, tidy
 from gcl.data.prepare.pool import Tally, write_chunks
 from gcl.data.record import ITEM_ID, Refusal, SourceRow, hash64, refusal_of
 from gcl.data.sources.webdataset import WebDatasetSource
-from gcl.errors import UserError
-from gcl.files import check_new_folder, write_text
+from gcl.errors import PLACE_ERRORS, UserError
+from gcl.files import check_new_folder
 from gcl.parts import build_as, flat
 
-PLAN = "plan.json"
 QUERY = "query"
+IMAGE_NAME = re.compile(r"[^_/\\.][^/\\]*")
 HOPELESS = 1000  # more refused rows, without a good one and past what is allowed: the rest need not be read
 SHARDS_PER_CHUNK = 10  # at most: what a kill loses, and a worker does at once
 CHUNKS = 64  # of a small source, so that all workers have some
@@ -117,24 +117,37 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
     output = Path(settings.output_dir).expanduser().resolve()
     check_new_folder(output)
     unfinished = output.with_name(output.name + ".unfinished")
+    plan = plan_of(facts, len(settings.source))  # before anything is written: the source may have more to say
     unfinished.mkdir(parents=True, exist_ok=True)
     with sole_use(unfinished, settings.part), full_disk_in_one_line(unfinished):
-        begin(unfinished, facts, len(settings.source))
-        tally = write_missing_chunks(settings, unfinished)
-        if settings.parts > 1:
-            print(
-                f"part {settings.part}: its {len(tally.chunks)} chunks are written; when all parts are, the same "
-                "command without part= makes one folder of them"
-            )
-            return
-        in_place = isinstance(settings.source, WebDatasetSource)
-        manifest = settings.source.manifest() if in_place else Manifest()
-        refused = merge_chunks(unfinished, tally.chunks, settings.max_refused_share, facts, manifest)
-        remove_locks(unfinished)
+        if (unfinished / MERGED).exists():  # it died while it tidied up
+            check_plan(unfinished / MERGED, plan)
+        else:
+            begin(unfinished, plan)
+            tally = write_missing_chunks(settings, unfinished)
+            if settings.parts > 1:
+                end_part(settings, tally)
+                return
+            manifest = settings.source.manifest() if is_in_place(settings) else Manifest()
+            merge_chunks(unfinished, tally.chunks, settings.max_refused_share, facts, manifest)
+        tidy(unfinished)
         if output.exists():
             output.rmdir()
         unfinished.rename(output)
-    print_summary(output, manifest, refused)
+    print_summary(output)
+
+
+def is_in_place(settings: PrepareSettings) -> bool:
+    return isinstance(settings.source, WebDatasetSource)
+
+
+def end_part(settings: PrepareSettings, tally: Tally) -> None:
+    if tally.is_hopeless:
+        raise UserError(f"part {settings.part} stopped: the first {tally.refused} rows were all refused")
+    print(
+        f"part {settings.part}: its {len(tally.chunks)} chunks are written; when all parts are, the same command "
+        "without part= makes one folder of them"
+    )
 
 
 @contextmanager
@@ -143,7 +156,7 @@ def full_disk_in_one_line(unfinished: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
+        if error.errno not in PLACE_ERRORS:
             raise
         raise UserError(
             f"{unfinished} cannot be written ({error.strerror}); make room, then the same command goes on from there"
@@ -153,35 +166,47 @@ def full_disk_in_one_line(unfinished: Path) -> Iterator[None]:
 def write_missing_chunks(settings: PrepareSettings, unfinished: Path) -> Tally:
     """Write what this part has to and is not there yet; what is there afterwards."""
     units, source = len(settings.source), settings.source
-    chunks = source.chunks() if isinstance(source, WebDatasetSource) else row_chunks(settings, units)
+    allowed = max(HOPELESS, settings.max_refused_share * units)
+    chunks = source.chunks() if is_in_place(settings) else row_chunks(settings, units)
     return write_chunks(
         (chunk for chunk in chunks if chunk.number % settings.parts == settings.part_number),
         unfinished,
         rules_of(settings),
         settings.workers,
         -(-units // settings.parts),
-        lambda tally: tally.good > 0 or tally.refused <= max(HOPELESS, settings.max_refused_share * units),
+        # How many rows foreign shards hold is known when all are read.
+        lambda tally: is_in_place(settings) or tally.good > 0 or tally.refused <= allowed,
     )
 
 
-def begin(unfinished: Path, facts: dict[str, Any], units: int) -> None:
-    """Make the folder of a new preparation, or check that the one that is there is of the same rows and settings."""
-    plan = {
-        "rows": units,
-        **{name: value for name, value in flat(facts).items() if not name.startswith(FREE_TO_CHANGE)},
-    }
-    file = unfinished / PLAN
-    before = None
-    with suppress(OSError, ValueError):
+def plan_of(facts: dict[str, Any], units: int) -> dict[str, Any]:
+    """What may not change when a preparation goes on."""
+    kept = {name: value for name, value in flat(facts).items() if not name.startswith(FREE_TO_CHANGE)}
+    plan: dict[str, Any] = json.loads(json.dumps({"rows": units, **kept}))
+    return plan
+
+
+def begin(unfinished: Path, plan: dict[str, Any]) -> None:
+    """Write the plan of a new preparation, or check that of the one that is there."""
+    if any(unfinished.glob("chunk-*.json")) and (unfinished / PLAN).exists():
+        check_plan(unfinished / PLAN, plan)
+        return
+    # Under a name of its own: parts may begin at the same moment, on several machines.
+    temporary = unfinished / f"{PLAN}.{secrets.token_hex(8)}"
+    temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    temporary.rename(unfinished / PLAN)
+
+
+def check_plan(file: Path, plan: dict[str, Any]) -> None:
+    try:
         before = json.loads(file.read_text(encoding="utf-8"))
-    plan = json.loads(json.dumps(plan))
-    if before is None or not any(unfinished.glob("chunk-*.json")):
-        write_text(file, json.dumps(plan, indent=1) + "\n")
-    elif before != plan:
-        name = next(name for name in {**before, **plan} if before.get(name) != plan.get(name))
+        differs = next((name for name in {**before, **plan} if before.get(name) != plan.get(name)), None)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read ({error}); remove {file.parent} to start anew") from error
+    if differs:
         raise UserError(
-            f"{unfinished} holds an unfinished preparation with {name}={before.get(name)}, this command says "
-            f"{plan.get(name)}; give the same to go on with it, or remove that folder to start anew"
+            f"{file.parent} holds an unfinished preparation with {differs}={before.get(differs)}, this command says "
+            f"{plan.get(differs)}; give the same to go on with it, or remove that folder to start anew"
         )
 
 
@@ -222,6 +247,9 @@ def row_chunks(settings: PrepareSettings, total: int) -> Iterator[RowChunk]:
 
 def check_row(row: SourceRow, required: list[str], seen: set[int]) -> SourceRow | Refusal:
     """The row, or why it is refused; `seen` holds hashes of the item ids and queries of the rows before."""
+    for name in row.images:
+        if not IMAGE_NAME.fullmatch(name):
+            raise UserError(f"image field {name!r} cannot name a tar's member; rename the column with source.columns")
     images = [name for name, candidates in row.images.items() if candidates]
     if any(name in row.images and name not in images for name in required):
         return Refusal(row.origin, "missing image", "the row names none")
@@ -235,7 +263,9 @@ def check_row(row: SourceRow, required: list[str], seen: set[int]) -> SourceRow 
     return row
 
 
-def print_summary(output: Path, manifest: Manifest, refused: Counter[str]) -> None:
+def print_summary(output: Path) -> None:
+    text = (output / MANIFEST).read_text(encoding="utf-8")
+    manifest, refused = manifest_from_json(text, str(output / MANIFEST)), Counter(json.loads(text)["refused"])
     has_scores = any(scores.rows for scores in manifest.scores.values())
     table = Table("split", "rows", "shards", "MB", *(["with a score", "lowest", "highest"] if has_scores else []))
     for split in SPLITS:

@@ -29,9 +29,3 @@ def sole_use(folder: Path, part: str | None) -> Iterator[None]:
         except OSError:
             pass  # a file system without locks: there nobody looks
         yield
-
-
-def remove_locks(folder: Path) -> None:
-    """From a folder that is finished."""
-    for lock in folder.glob(f"{LOCK}*"):
-        lock.unlink()

@@ -11,23 +11,22 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from gcl.data.manifest import SPLITS, Manifest, ScoreRange, index_file, write_manifest
+from gcl.data.manifest import SPLITS, Manifest, ScoreRange, Shard, index_file, write_manifest
 from gcl.data.prepare.chunk import ChunkResult, load_result, load_spans
 from gcl.errors import UserError
+from gcl.files import file_sha256
 
 REFUSED = "refused.jsonl"
+PLAN, MERGED = "plan.json", "merged.json"  # what is prepared; the same, once its chunks are merged
 
 
 def merge_chunks(
     folder: Path, chunks: set[int], max_refused_share: float, facts: dict[str, Any], manifest: Manifest
-) -> Counter[str]:
+) -> None:
     """Give the shards their names, and write the index, the manifest and the list of what was refused.
 
     Args:
         manifest: to be filled in; it says already where the shards lie.
-
-    Returns:
-        How many rows were refused, by reason.
 
     A merge that was killed is done again: what it renamed has the names that it gets again.
 
@@ -35,7 +34,7 @@ def merge_chunks(
         UserError: more rows were refused than allowed, or a shard is gone.
     """
     manifest.scores = {split: ScoreRange() for split in SPLITS}
-    renamed: dict[str, str] = {}  # a chunk's name of a shard -> its own
+    renamed: list[tuple[Shard, str]] = []  # a chunk's shards, and their own names
     refused: Counter[str] = Counter()
     # Half a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it.
     with (folder / REFUSED).open("w", encoding="utf-8", errors="backslashreplace") as listing:
@@ -45,23 +44,41 @@ def merge_chunks(
             for split in SPLITS:
                 manifest.scores[split].add(result.scores[split])
                 for shard in result.shards[split]:
-                    if not result.in_place:
-                        renamed[shard.file] = f"{split}-{len(manifest.splits[split]):06d}.tar"
-                    manifest.splits[split].append(replace(shard, file=renamed.get(shard.file, shard.file)))
+                    name = shard.file if result.in_place else f"{split}-{len(manifest.splits[split]):06d}.tar"
+                    renamed += [] if result.in_place else [(shard, name)]
+                    manifest.splits[split].append(replace(shard, file=name))
     good = sum(shard.samples for shards in manifest.splits.values() for shard in shards)
     check_share(folder, good, refused, max_refused_share)
     for split in SPLITS:
         merge_index(folder, split, chunks, sum(shard.samples for shard in manifest.splits[split]))
     write_manifest(folder, manifest, {**facts, "rows": good, "refused": dict(refused)})
-    for before, name in renamed.items():
-        if (folder / before).exists():
-            (folder / before).rename(folder / name)
-        elif not (folder / name).exists():
-            raise UserError(f"shard {folder / before} is gone; remove {folder} and prepare again")
-    for left in folder.glob("chunk-*"):
-        left.unlink()
-    (folder / "plan.json").unlink(missing_ok=True)
-    return refused
+    rename_shards(folder, renamed)
+    # From here on a merge that dies has only to be tidied up.
+    (folder / PLAN).rename(folder / MERGED)
+
+
+def rename_shards(folder: Path, renamed: list[tuple[Shard, str]]) -> None:
+    """Give each shard its own name, where a merge that died has not done so; those left of other rows go."""
+    for shard, name in renamed:
+        if not (folder / shard.file).exists() and not is_as_written(folder / name, shard):
+            raise UserError(f"shard {folder / shard.file} is gone; remove {folder} and prepare again")
+    for shard, name in renamed:
+        if (folder / shard.file).exists():
+            (folder / shard.file).rename(folder / name)
+    for stray in {path.name for path in folder.glob("*.tar")} - {name for _, name in renamed}:
+        (folder / stray).unlink()
+
+
+def is_as_written(path: Path, shard: Shard) -> bool:
+    return path.exists() and file_sha256(path) == shard.sha256
+
+
+def tidy(folder: Path) -> None:
+    """Remove what only an unfinished preparation needs."""
+    for pattern in ("chunk-*", f"{PLAN}*", "lock*"):
+        for left in folder.glob(pattern):
+            left.unlink()
+    (folder / MERGED).unlink()
 
 
 def results(folder: Path, chunks: set[int]) -> Iterator[ChunkResult]:
@@ -98,12 +115,13 @@ def check_share(folder: Path, good: int, refused: Counter[str], max_refused_shar
     if good and bad <= max_refused_share * (good + bad):
         return
     listing = folder / REFUSED
+    first = json.loads(listing.open(encoding="utf-8").readline() or "{}")
+    example = f"the first: {first['origin']}, {first['reason']} {first['detail']}" if first else "the source is empty"
     remedy = f"see {listing}; raise max_refused_share to go on, or remove that folder to start anew"
-    if not good:
+    if not good and not any(folder.glob("*.tar")):
         listing = listing.rename(folder.with_suffix("").with_name(f"{folder.stem}.{REFUSED}"))
         shutil.rmtree(folder)
         remedy = f"nothing was written; see {listing}"
     counts = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
-    raise UserError(
-        f"{bad} of {good + bad} rows were refused ({counts}), more than max_refused_share={max_refused_share}; {remedy}"
-    )
+    limit = f", more than max_refused_share={max_refused_share}" if bad > max_refused_share * (good + bad) else ""
+    raise UserError(f"{bad} of {good + bad} rows were refused ({counts}){limit}; {example[:200]}; {remedy}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from gcl.data.prepare.chunk import Chunk, ChunkResult, ChunkRules, load_result
+from gcl.data.prepare.chunk import Chunk, ChunkResult, ChunkRules, digest_of, load_result
 from gcl.errors import UserError
 from gcl.progress import progress_bar
 
@@ -28,6 +28,7 @@ class Tally:
     chunks: set[int] = field(default_factory=set)  # their numbers
     good: int = 0  # rows
     refused: int = 0  # rows
+    is_hopeless: bool = False  # it stopped: so far every row was refused
 
     def add(self, number: int, result: ChunkResult) -> None:
         self.chunks.add(number)
@@ -59,22 +60,25 @@ def write_chunks(
     first = list(itertools.islice(ahead, 2))
     with progress_bar() as progress:
         task = progress.add_task("prepare", total=units)
-        todo = missing(itertools.chain(first, ahead), folder, tally, lambda units: progress.advance(task, units))
+        todo = missing(itertools.chain(first, ahead), folder, rules, tally, lambda units: progress.advance(task, units))
         if workers == 1 or len(first) < 2:
             for chunk in todo:
                 tally.add(chunk.number, chunk.write(folder, rules, 1, lambda: progress.advance(task)))
                 if not goes_on(tally):
+                    tally.is_hopeless = True
                     break
         else:
             write_with_pool(todo, folder, rules, workers, tally, goes_on, progress, task)
     return tally
 
 
-def missing(chunks: Iterable[Chunk], folder: Path, tally: Tally, skipped: Callable[[int], None]) -> Iterable[Chunk]:
+def missing(
+    chunks: Iterable[Chunk], folder: Path, rules: ChunkRules, tally: Tally, skipped: Callable[[int], None]
+) -> Iterable[Chunk]:
     """Those that have to be written; the others are counted."""
     for chunk in chunks:
         result = load_result(folder, chunk.number)
-        if result is None or result.digest != chunk.digest:
+        if result is None or result.digest != digest_of(chunk, rules):
             yield chunk
         else:
             tally.add(chunk.number, result)
@@ -104,11 +108,13 @@ def write_with_pool(
             if not running:
                 return
             done, _ = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
-            progress.advance(task, counter.value - skipped)
-            skipped = counter.value
+            rows_done = counter.get_obj().value  # without its lock, which a worker that was killed may hold
+            progress.advance(task, rows_done - skipped)
+            skipped = rows_done
             for future in done:
                 tally.add(running.pop(future), future.result())
             if not goes_on(tally):
+                tally.is_hopeless = True
                 return
     except BrokenProcessPool as error:
         raise UserError(
@@ -120,6 +126,7 @@ def write_with_pool(
         if running:
             for process in multiprocessing.active_children():
                 process.terminate()
+                process.join()
 
 
 _rows_done: "Synchronized[int] | None" = None  # of a worker process: shared with the main process

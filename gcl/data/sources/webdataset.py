@@ -4,10 +4,13 @@ gcl prepare source=webdataset source.path=/data/laion 'source.fields={title: jso
 """
 
 import hashlib
+import io
+import json
 import re
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -15,16 +18,18 @@ from typing import IO
 import fsspec
 
 from gcl.data.manifest import IMAGE, SPLITS, TEXT, Manifest, ScoreRange, Shard
-from gcl.data.prepare.chunk import ChunkResult, ChunkRules, write_result, write_spans
+from gcl.data.prepare.chunk import ChunkResult, ChunkRules, digest_of, write_result, write_spans
 from gcl.data.record import SCORE, Record, Refusal, image_problem, refusal_of
-from gcl.data.shard_writer import BLOCK, sample_spans
 from gcl.data.shards import record_from_tar
 from gcl.data.storage.folders import CacheSettings, Storage, build_storage, is_remote
+from gcl.data.tar import BLOCK, TAR_ERRORS, open_tar, sample_spans, split_name
 from gcl.errors import UserError
+from gcl.parts import nearest
 
 DEFAULT_FIELDS = {"image": "jpg;jpeg;png;webp", "title": "txt"}
 NUMBERED = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as in shard-{000000..000123}.tar
 PIECE_BYTES = 16 << 20  # read at once
+HEAD_BYTES = 4 << 20  # of the first shard, in which its first sample is looked for
 DETAIL = 200  # characters of a refusal
 
 
@@ -53,7 +58,19 @@ class WebDatasetSource:
                 f"{path} holds no .tar; give the folder that the shards lie in, or NAME-{{000000..000123}}.tar"
             )
         named = DEFAULT_FIELDS | (fields or {})
-        self.members = {suffix: name for name, suffixes in named.items() for suffix in suffixes.split(";")}
+        self.members = {suffix: name for name, suffixes in named.items() for suffix in lowered(suffixes)}
+        self._check_fields(fields or {})
+
+    def _check_fields(self, fields: dict[str, str]) -> None:
+        """Refuse a field that no sample in the first shard's beginning has, naming what they have."""
+        storage = build_storage(self.place, CacheSettings())
+        found = members_of(storage.read(self.files[0], 0, min(storage.size(self.files[0]) or 0, HEAD_BYTES)))
+        for name, suffixes in fields.items():
+            if found and not set(lowered(suffixes)) & set(found):
+                raise UserError(
+                    f"fields.{name} is {suffixes!r}, which the first samples of {self.files[0]} do not have"
+                    f"{nearest(suffixes, found)}; they have {', '.join(found)}"
+                )
 
     def __len__(self) -> int:
         """Shards: what lies in them is known when they have been read."""
@@ -66,6 +83,29 @@ class WebDatasetSource:
     def manifest(self) -> Manifest:
         """An empty one that says where the shards lie and what their members are."""
         return Manifest(shards_folder=self.place, members=self.members)
+
+
+def lowered(suffixes: str) -> list[str]:
+    """jpg;PNG as jpg and png, which is how WebDataset's readers compare; keys of a JSON are kept as they are."""
+    return [suffix if suffix.startswith("json.") else suffix.lower() for suffix in suffixes.split(";")]
+
+
+def members_of(head: bytes) -> list[str]:
+    """The suffixes of the samples in the beginning of a tar, and json.KEY for each key of their JSON.
+
+    Nothing where that cannot be told: damage is found when the shard is read.
+    """
+    found: dict[str, None] = {}
+    with suppress(RecursionError, *TAR_ERRORS), open_tar(io.BytesIO(head)) as archive:
+        for member in archive:
+            if not member.isfile() or member.size < 0:
+                continue
+            suffix = split_name(member.name)[1].lower()
+            found[suffix] = None
+            content = archive.extractfile(member) if suffix == "json" else None
+            if content is not None and isinstance(fields := json.load(content), dict):
+                found |= {f"json.{name}": None for name in fields}
+    return list(found)
 
 
 def folder_and_pattern(path: str) -> tuple[str, str]:
@@ -81,8 +121,10 @@ def matching_tars(place: str, pattern: str) -> list[str]:
     try:
         files, root = fsspec.url_to_fs(place)
         names = sorted(str(name).rstrip("/").rpartition("/")[2] for name in files.ls(root, detail=False))
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{place} cannot be listed ({' '.join(str(error).split())}); give a folder of tars") from error
+    except Exception as error:  # each kind of store has its own
+        raise UserError(
+            f"{place} cannot be listed ({' '.join(str(error).split())[:DETAIL]}); give a folder of tars"
+        ) from error
     if found := NUMBERED.search(pattern):
         numbers = range(int(found[1]), int(found[2]) + 1)
         wanted = {NUMBERED.sub(f"{number:0{len(found[1])}d}", pattern) for number in numbers}
@@ -109,11 +151,12 @@ class ForeignShard:
     @property
     def digest(self) -> str:
         size = build_storage(self.place, CacheSettings()).size(self.file)
-        return hashlib.blake2b(repr((self.file, size)).encode(), digest_size=16).hexdigest()
+        changed = None if is_remote(self.place) else (Path(self.place) / self.file).stat().st_mtime_ns
+        return hashlib.blake2b(repr((self.file, size, changed, self.members)).encode(), digest_size=16).hexdigest()
 
     def write(self, folder: Path, rules: ChunkRules, workers: int, advance: Callable[[], None]) -> ChunkResult:
         """Write the index of the shard's good samples."""
-        result = ChunkResult(self.digest, in_place=True)
+        result = ChunkResult(digest_of(self, rules), in_place=True)
         spans: dict[str, list[tuple[int, int]]] = {split: [] for split in SPLITS}
         scores = {split: ScoreRange() for split in SPLITS}
         with tempfile.TemporaryFile() as tar:
@@ -141,7 +184,7 @@ class ForeignShard:
                 tar.seek(span[0] * BLOCK)
                 try:
                     record = record_from_tar(tar.read((span[1] - span[0]) * BLOCK), origin, self.members)
-                except (tarfile.TarError, ValueError, RecursionError) as error:
+                except (RecursionError, *TAR_ERRORS) as error:
                     yield Refusal(origin, "bad sample", str(error)[:DETAIL]), span
                     continue
                 yield check_foreign(record, rules), span
