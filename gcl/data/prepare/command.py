@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.table import Table
@@ -24,12 +24,11 @@ from gcl.config import load_settings
 from gcl.data.fetch.records import ImageSettings
 from gcl.data.image_hash import HashMethod
 from gcl.data.manifest import MANIFEST, SPLITS, Manifest, manifest_from_json
-from gcl.data.prepare.chunk import ChunkRules, RowChunk, SplitSettings
+from gcl.data.prepare.chunk import Chunk, ChunkRules, RowChunk, SplitSettings
 from gcl.data.prepare.lock import sole_use
 from gcl.data.prepare.merge import MERGED, PLAN, REFUSED, merge_chunks, tidy
 from gcl.data.prepare.pool import Tally, write_chunks
 from gcl.data.record import ITEM_ID, Refusal, SourceRow, hash64, refusal_of
-from gcl.data.sources.webdataset import WebDatasetSource
 from gcl.errors import PLACE_ERRORS, UserError
 from gcl.files import check_new_folder
 from gcl.parts import build_as, flat
@@ -57,6 +56,17 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[SourceRow | Refusal]: ...
+
+
+@runtime_checkable
+class IndexedSource(Protocol):
+    """Shards that are there already: they are indexed where they lie, one by one."""
+
+    def __len__(self) -> int: ...  # shards
+
+    def chunks(self) -> Iterator[Chunk]: ...
+
+    def manifest(self) -> Manifest: ...  # an empty one that says where they lie
 
 
 @dataclass
@@ -128,17 +138,14 @@ def prepare(settings: PrepareSettings, facts: dict[str, Any]) -> None:
             if settings.parts > 1:
                 end_part(settings, tally)
                 return
-            manifest = settings.source.manifest() if is_in_place(settings) else Manifest()
+            source = settings.source
+            manifest = source.manifest() if isinstance(source, IndexedSource) else Manifest()
             merge_chunks(unfinished, tally.chunks, settings.max_refused_share, facts, manifest)
         tidy(unfinished)
         if output.exists():
             output.rmdir()
         unfinished.rename(output)
     print_summary(output)
-
-
-def is_in_place(settings: PrepareSettings) -> bool:
-    return isinstance(settings.source, WebDatasetSource)
 
 
 def end_part(settings: PrepareSettings, tally: Tally) -> None:
@@ -167,7 +174,7 @@ def write_missing_chunks(settings: PrepareSettings, unfinished: Path) -> Tally:
     """Write what this part has to and is not there yet; what is there afterwards."""
     units, source = len(settings.source), settings.source
     allowed = max(HOPELESS, settings.max_refused_share * units)
-    chunks = source.chunks() if is_in_place(settings) else row_chunks(settings, units)
+    chunks: Iterator[Chunk] = source.chunks() if isinstance(source, IndexedSource) else row_chunks(settings, units)
     return write_chunks(
         (chunk for chunk in chunks if chunk.number % settings.parts == settings.part_number),
         unfinished,
@@ -175,7 +182,7 @@ def write_missing_chunks(settings: PrepareSettings, unfinished: Path) -> Tally:
         settings.workers,
         -(-units // settings.parts),
         # How many rows foreign shards hold is known when all are read.
-        lambda tally: is_in_place(settings) or tally.good > 0 or tally.refused <= allowed,
+        lambda tally: isinstance(source, IndexedSource) or tally.good > 0 or tally.refused <= allowed,
     )
 
 

@@ -4,7 +4,9 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +21,7 @@ from gcl.errors import UserError
 from gcl.progress import progress_bar
 
 LOOK_SECONDS = 0.2  # between looks at how far the workers are
+SAY_SECONDS = 60.0  # between lines on how far it is, where there is no bar
 
 
 @dataclass
@@ -29,11 +32,15 @@ class Tally:
     good: int = 0  # rows
     refused: int = 0  # rows
     is_hopeless: bool = False  # it stopped: so far every row was refused
+    said: float = field(default_factory=time.monotonic)  # when a line was printed last
 
     def add(self, number: int, result: ChunkResult) -> None:
         self.chunks.add(number)
         self.good += sum(shard.samples for shards in result.shards.values() for shard in shards)
         self.refused += sum(refusal.count for refusal in result.refused)
+        if not sys.stderr.isatty() and time.monotonic() - self.said >= SAY_SECONDS:
+            print(f"{len(self.chunks)} chunks: {self.good} rows, {self.refused} refused", file=sys.stderr, flush=True)
+            self.said = time.monotonic()
 
 
 def write_chunks(
