@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -483,40 +484,33 @@ def start_and_kill(arguments: list[str], output: Path, chunks: int) -> bool:
     return was_running
 
 
-def test_a_merge_killed_half_way_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare_demo(tmp_path / "whole")
-    renames = 0
-    rename = Path.rename
+@contextmanager
+def dying(method: str, count: int, suffix: str = "") -> Iterator[None]:
+    """This process is interrupted at so many calls of a method of paths with a suffix."""
+    real, calls = getattr(Path, method), 0
 
-    def dying_rename(self: Path, target: Path) -> Path:
-        nonlocal renames
-        renames += self.suffix == ".tar"
-        if renames == 20:
+    def counted(self: Path, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += self.suffix == suffix or not suffix
+        if calls == count:
             raise KeyboardInterrupt
-        return rename(self, target)
+        return real(self, *arguments)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Path, "rename", dying_rename)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, method, counted)
+        yield
+
+
+def test_a_merge_killed_half_way_is_done_again(tmp_path: Path) -> None:
+    prepare_demo(tmp_path / "whole")
+    with dying("rename", 20, ".tar"):
         prepare_demo(tmp_path / "killed")
     prepare_demo(tmp_path / "killed")
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
 
 
-def test_a_merge_killed_before_the_rows_changed_is_not_taken_for_that_of_the_new_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    renames = 0
-    rename = Path.rename
-
-    def dying_rename(self: Path, target: Path) -> Path:
-        nonlocal renames
-        renames += self.suffix == ".tar"
-        if renames == 20:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Path, "rename", dying_rename)
+def test_a_merge_killed_before_the_rows_changed_is_not_taken_for_that_of_the_new_rows(tmp_path: Path) -> None:
+    with dying("rename", 20, ".tar"):
         prepare_demo(tmp_path / "killed")
     source = DemoSource(ROWS, seed=1, image_size=32)
     for name in ("killed", "fresh"):
@@ -524,19 +518,9 @@ def test_a_merge_killed_before_the_rows_changed_is_not_taken_for_that_of_the_new
     assert digests(tmp_path / "killed") == digests(tmp_path / "fresh")
 
 
-def test_a_merge_killed_while_it_tidies_has_only_to_be_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_killed_while_it_tidies_has_only_to_be_tidied(tmp_path: Path) -> None:
     prepare_demo(tmp_path / "whole")
-    unlink, unlinked = Path.unlink, 0
-
-    def dying_unlink(self: Path, missing_ok: bool = False) -> None:
-        nonlocal unlinked
-        unlinked += 1
-        if unlinked == 30:
-            raise KeyboardInterrupt
-        unlink(self, missing_ok)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Path, "unlink", dying_unlink)
+    with dying("unlink", 30):
         prepare_demo(tmp_path / "killed")
     with pytest.raises(UserError, match="with source=demo, this command says other"):
         prepare(settings_of(str(tmp_path / "killed"), DemoSource(ROWS)), facts={"source": "other"})
