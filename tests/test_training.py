@@ -191,7 +191,7 @@ def test_a_misspelt_setting_ends_the_process_with_one_line_and_exit_code_2(demo_
 REFUSED = {  # settings -> what the refusal names
     ("train.batch_size=30", "data.lanes=4"): ["batch_size 30", "4 lanes", "28, 32"],
     ("train.batch_size=512",): ["do not make one batch of 512"],
-    ("data.path=nowhere",): ["nowhere", "manifest.json", "gcl prepare"],
+    ("data.path=nowhere",): ["nowhere does not exist", "gcl prepare"],
     ("data.train_split=trian",): ["trian", "train, validation"],
     ("objective.pairs=[{left: {titel: 1.0}, right: {image: 1.0}}]",): ["titel"],
     ("tasks.title2image.left={titel: 1.0}",): ["titel"],
