@@ -1,0 +1,68 @@
+"""What one model did at one task, as files that `gcl compare` and the report read.
+
+FOLDER/metrics.json        means over queries
+FOLDER/evaluation.json     model, task and data; intervals; slices
+FOLDER/per_query.parquet   one row for each query
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gcl.errors import UserError
+from gcl.files import write_text
+
+METRICS, FACTS, PER_QUERY = "metrics.json", "evaluation.json", "per_query.parquet"
+QUERY_METRICS = ("map", "mrr", "ndcg@10", "recall@10", "precision@10", "err", "rbp@0.7", "rbp@0.8", "rbp@0.9")
+SLICE = "slice:"  # before the name of a slice, in the table of queries
+SHOWN = 10  # retrieved and relevant documents that are kept of each query
+
+
+@dataclass(frozen=True)
+class Result:
+    """A model at a task.
+
+    `facts` has these keys: model, identity (what the embeddings depend on), task, regime ("hard", "easy" or null),
+    sample_rows, left, right, dimensions, data ({"path", "split", "fingerprint"} or the files of a precomputed task),
+    intervals ({metric: [low, high]}), slices ([{"slice", "value", "queries", "metrics", "intervals"}]).
+
+    `queries` has, for each query: query_id, query (as people read it), relevant (how many documents are), each of
+    QUERY_METRICS, first_relevant (its rank, 0: none within depth), `slice:NAME` for each slice; and for the report
+    retrieved_ids, retrieved_rows (numbers of rows of the split, or of the corpus file), retrieved_scores and
+    retrieved_grades (the first SHOWN), relevant_ids and relevant_rows (at most SHOWN, best first).
+    """
+
+    facts: dict[str, Any]
+    metrics: dict[str, Any]
+    queries: pa.Table
+
+
+def write_result(result: Result, folder: Path) -> None:
+    """Write the files, metrics.json last: where it is, all are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{PER_QUERY}.tmp"
+    pq.write_table(result.queries, temporary)
+    temporary.rename(folder / PER_QUERY)
+    write_text(folder / FACTS, json.dumps(result.facts, indent=1) + "\n")
+    write_text(folder / METRICS, json.dumps(result.metrics, indent=1) + "\n")
+
+
+def load_result(folder: Path) -> Result:
+    """Read a folder that `gcl evaluate` wrote.
+
+    Raises:
+        UserError: a file is missing or cannot be read.
+    """
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        return Result(facts, metrics, pq.read_table(folder / PER_QUERY))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(
+            f"{folder} is no result of gcl evaluate ({error}); write one with `gcl evaluate checkpoint=C task=T "
+            f"output_dir={folder}`"
+        ) from error
