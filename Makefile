@@ -22,7 +22,7 @@ quickstart: shards/demo/manifest.json  ## Train, evaluate and report on the embe
 		train.py experiment=quickstart output_dir=runs/quickstart
 
 test: $(INSTALLED)  ## The test suite; with ARGS='-m slow' the slow tests
-	HF_HUB_OFFLINE=1 $(PY) -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(PY) -m ruff check .

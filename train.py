@@ -28,10 +28,9 @@ from gcl.distributed import leave, start_processes
 from gcl.losses.objective import Objective, PairLoss, Weighting
 from gcl.models.dual_encoder import DualEncoder
 from gcl.parts import Part, build, build_as
-from gcl.retrieval.embed import Corpus
 from gcl.retrieval.tasks import RetrievalTask
 from gcl.training.checkpoint import Checkpoints, Fingerprint, complete_checkpoints
-from gcl.training.evaluation import Evaluation
+from gcl.training.evaluation import Evaluation, ValidationLoss
 from gcl.training.logit_bias import fit_logit_bias
 from gcl.training.optim import OptimSettings, build_optimizer
 from gcl.training.report_tracker import ReportTracker
@@ -99,30 +98,32 @@ def main(arguments: list[str]) -> None:
     if train.activation_checkpointing:
         model.checkpoint_activations()
 
-    builder = functools.partial(build_batch_builder, tokenizer=model.tokenizer, scores=scores)
-    pixels = functools.partial(ImageReader, model.image.size, model.image.interpolation, model.image.resize_mode)
     batches = StepBatches(
         readers,
         order,
-        builder(
+        build_batch_builder(
             training_rows,
             objective.fields + negative_fields,  # in this order: a row's augmentation is that without negatives
             objective.identity_fields + objective.negative_identity_fields(training_rows.kinds),
-            image_reader=pixels(data.augmentation),
+            image_reader=ImageReader(
+                model.image.size, model.image.interpolation, model.image.resize_mode, data.augmentation
+            ),
+            tokenizer=model.tokenizer,
+            scores=scores,
         ),
         data.workers,
         accelerator.process_index,
         accelerator.num_processes,
         negatives,
     )
-    corpus = Corpus(
+    evaluation = Evaluation(
+        model,
         validation_rows,
-        builder(training_rows, objective.fields + asked, objective.identity_fields, image_reader=pixels()),
         train.eval_batch_size,
         data.workers,
-        shows_progress=False,
+        tasks,
+        ValidationLoss(loss, objective.fields, objective.identity_fields, scores, train.batch_size),
     )
-    evaluation = Evaluation(corpus, tasks, loss, objective.identity_fields, train.batch_size)
     resumes = plain.resume and bool(complete_checkpoints(run.checkpoints))
     fit_logit_bias(model, pair_loss.needs_bias, objective, batches, accelerator.device, resumes)
     optimizer = build_optimizer(model.network, plain.optim)

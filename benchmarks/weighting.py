@@ -34,9 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gcl.cli import run_command
-from gcl.data.batch import build_batch_builder
 from gcl.data.fetch.records import ImageSettings, fetch_records
-from gcl.data.images import ImageReader
 from gcl.data.manifest import MANIFEST
 from gcl.data.prepare.chunk import SplitSettings
 from gcl.data.record import Record, refusal_of
@@ -44,14 +42,18 @@ from gcl.data.shard_writer import write_shards
 from gcl.data.shards import ShardReader
 from gcl.data.sources.catalog import CatalogSource
 from gcl.distributed import start_processes
+from gcl.encoders.open_clip_encoder import OpenClipEncoder
 from gcl.errors import UserError
 from gcl.files import write_text
 from gcl.losses.side import side_embedding
 from gcl.models.dual_encoder import DualEncoder
 from gcl.parts import build
-from gcl.retrieval.embed import Corpus
-from gcl.retrieval.metrics import DEPTH, Judgements, retrieval_metrics
+from gcl.retrieval.embeddings.embed import Embedder
+from gcl.retrieval.embeddings.row_embeddings import embed_rows
+from gcl.retrieval.embeddings.rows import load_rows
+from gcl.retrieval.metrics import DEPTH, Judgements, mean, query_metrics
 from gcl.retrieval.search import search
+from gcl.retrieval.vectors import TensorVectors
 from gcl.training.load import load_model
 from gcl.training.run import RunDirectory
 
@@ -148,21 +150,20 @@ def train(plan: Plan, pairs: Path, weighting: str, seed: int, run: Path) -> None
 def measure(model: DualEncoder, pairs: Path, accelerator: Accelerator) -> Metrics:
     """Every query of an unseen product against all unseen products."""
     reader = ShardReader(pairs, "validation")
-    image_reader = ImageReader(model.image.size, model.image.interpolation, model.image.resize_mode)
-    builder = build_batch_builder(reader, [*LEFT, *RIGHT], [], image_reader, model.tokenizer)
-    corpus = Corpus(reader, builder, batch_size=128, workers=2, shows_progress=False)
-    embedded = corpus.embed(accelerator.prepare_model(model, evaluation_mode=True), accelerator)
+    encoder, rows = OpenClipEncoder(model, model.name).to(accelerator.device), load_rows(reader)
+    embedder = Embedder(encoder, reader, rows, accelerator, 128, 2, store=None, shows_progress=False)
+    embedded = embed_rows(embedder, [*LEFT, *RIGHT])
     left, _ = side_embedding(LEFT, embedded.fields, embedded.present)
     right, _ = side_embedding(RIGHT, embedded.fields, embedded.present)
-    _, asking = np.unique([row["query"] for row in corpus.rows], return_index=True)
-    scores, retrieved = (found.cpu().numpy() for found in search(left[asking], right, DEPTH))
-    attributes = np.array([[row[name] for name in ATTRIBUTES] for row in corpus.rows])
+    _, asking = np.unique(rows.texts("query"), return_index=True)
+    scores, retrieved = (found.cpu().numpy() for found in search(left[asking], TensorVectors(right), DEPTH))
+    attributes = np.array([rows.texts(name) for name in ATTRIBUTES]).T
     shared = (attributes[asking][:, None] == attributes).sum(2)  # (queries, products), 0 to 3
-    id_rank = np.array([row["item_id"] for row in corpus.rows]).argsort().argsort()
-    graded = retrieval_metrics(scores, retrieved, judgements(shared), id_rank)
-    exact = retrieval_metrics(scores, retrieved, judgements(shared == len(ATTRIBUTES)), id_rank)
-    counts = {"queries": len(asking), "corpus": len(corpus.rows)}
-    return {"ndcg@10": graded["ndcg@10"], "precision@10": exact["precision@10"], "mrr": exact["mrr"], **counts}
+    ids = rows.column("item_id")
+    graded = query_metrics(scores, retrieved, judgements(shared), ids).values
+    exact = query_metrics(scores, retrieved, judgements(shared == len(ATTRIBUTES)), ids).values
+    measured = {"ndcg@10": graded["ndcg@10"], "precision@10": exact["precision@10"], "mrr": exact["mrr"]}
+    return {**{name: mean(values) for name, values in measured.items()}, "queries": len(asking), "corpus": len(rows)}
 
 
 def judgements(grades: np.ndarray) -> Judgements:

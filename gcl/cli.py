@@ -16,6 +16,9 @@ VERBS = {
     "train": ("gcl.train", "fine-tune a dual encoder (the same as train.py)"),
     "mine": ("gcl.retrieval.mine", "hard negatives for every row of a split, for training"),
     "evaluate": ("gcl.retrieval.command", "retrieval metrics of a run, a checkpoint or a published model"),
+    "compare": ("gcl.compare.command", "models beside each other and beside published ones, task by task"),
+    "classify": ("gcl.retrieval.classify", "which of some labels fit an image, zero-shot"),
+    "latency": ("gcl.retrieval.latency", "milliseconds and rows per second of a model on a device"),
     "export": ("gcl.export.command", "a run's checkpoint as files that other software loads"),
 }
 

@@ -88,7 +88,8 @@ def compose_settings(verb: str, arguments: list[str], config_dir: Path | None) -
     for override in overrides:
         if override.is_sweep_override():
             raise UserError(
-                f"{override.input_line} lists several values; one run takes one (quote a comma inside a value)"
+                f"{override.input_line} lists several values; one run takes one; a list stands in brackets, key=[a,b], "
+                "and a value with a comma in quotes of its own"
             )
     choices = [o for o in overrides if o.key_or_group in groups and not isinstance(o.value(), dict)]
     lines = [str(override.input_line) for override in choices]
@@ -121,6 +122,13 @@ def set_value(config: Any, override: Override) -> None:
     present = OmegaConf.select(config, key)
     is_part_there = OmegaConf.is_dict(present) and TARGET in present
     OmegaConf.update(config, key, override.value(), merge=is_part_there, force_add=True)
+
+
+def chosen_option(verb: str, group: str, arguments: list[str]) -> str:
+    """The option that a command line takes of a group, for a name: the last one given, or conf/VERB.yaml's."""
+    given = [value for key, _, value in (argument.partition("=") for argument in arguments) if key == group]
+    defaults = yaml.safe_load((shipped("conf") / f"{verb}.yaml").read_text())["defaults"]
+    return given[-1] if given else next(str(entry[group]) for entry in defaults if group in entry)
 
 
 def loader() -> Any:

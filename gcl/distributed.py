@@ -2,7 +2,7 @@
 
 import os
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from gcl.cpu import keep_memory, use_all_cores
 from gcl.errors import UserError
 
 Precision = Literal["float32", "bf16"]
+Value = TypeVar("Value")
 
 
 def start_processes(precision: Precision, timeout_seconds: int = 1800) -> Accelerator:
@@ -101,7 +102,11 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def from_main_process(value: bool) -> bool:
+def is_main_process() -> bool:
+    return rank() == 0
+
+
+def from_main_process(value: Value) -> Value:
     """The main process's value, on every process (all ranks participate)."""
     values = [value]
     if is_initialized():

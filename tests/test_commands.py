@@ -17,7 +17,8 @@ from gcl.cli import run_verb
 from gcl.errors import UserError
 from gcl.export.pt import exported_state
 from gcl.parts import build
-from gcl.retrieval.embed import RowEmbeddings, check_undecodable
+from gcl.retrieval.embeddings.row_embeddings import RowEmbeddings
+from gcl.retrieval.embeddings.rows import Rows, table_of
 from gcl.retrieval.evaluate import evaluate_task
 from gcl.retrieval.tasks import RetrievalTask
 from gcl.training.checkpoint import complete_checkpoints
@@ -198,19 +199,12 @@ def test_a_row_without_the_right_side_is_never_found() -> None:
     """Its embedding is zero, and a score of 0 would beat every negative cosine."""
     title = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     image = torch.tensor([[-1.0, 0.1], [0.1, -1.0], [0.0, 0.0]])
-    present = {"title": torch.tensor([True] * 3), "image": torch.tensor([True, True, False])}
-    one = torch.ones(1)
-    embeddings = RowEmbeddings({"title": title, "image": image}, present, one, one)
-    rows = [{"item_id": str(number), "title": f"title {number}"} for number in range(3)]
-    result = evaluate_task(RetrievalTask({"title": 1.0}), embeddings, rows)
-    assert all(2 not in [hit["row"] for hit in example["retrieved"]] for example in result.examples)
+    embeddings = RowEmbeddings(None, {"title": title, "image": image})  # type: ignore[arg-type]
+    rows = Rows(table_of([{"item_id": str(number), "title": f"title {number}"} for number in range(3)], None))
+    kinds = {"title": "text", "image": "image"}
+    result = evaluate_task(RetrievalTask({"title": 1.0}), embeddings, rows, kinds, {})
+    assert all(sorted(found) == [0, 1] for found in result.queries["retrieved_rows"].to_pylist())
     assert result.metrics["corpus"] == 3 and result.metrics["recall@10"] == pytest.approx(2 / 3)
-
-
-def test_too_many_undecodable_images_are_no_measurement() -> None:
-    check_undecodable(5, 100)
-    with pytest.raises(UserError, match="6 images of 100 rows"):
-        check_undecodable(6, 100)
 
 
 @pytest.mark.parametrize("folder", ["/", "/tmp", "."])

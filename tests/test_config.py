@@ -22,6 +22,7 @@ from gcl.data.sources.demo import DemoSource
 from gcl.errors import UserError
 from gcl.losses.objective import Objective
 from gcl.parts import TARGET, Settings, build, build_as, check, check_parts, comments, dataclass_of, locate, type_hints
+from gcl.retrieval.command import EvaluateSettings
 from gcl.retrieval.tasks import RetrievalTask
 from gcl.training.optim import OptimSettings
 from gcl.training.run import RunDirectory
@@ -166,7 +167,12 @@ def test_every_option_that_is_shipped_can_be_chosen(option: Path) -> None:
         more += {"behaviour": ["source.catalog.path=y"], "marqo_gs": ["source.images=y"]}.get(name, [])
         load_settings("prepare", PrepareSettings, ["output_dir=out", f"source={name}", *more])
     elif group == "task":
-        assert "mine" in train_settings(f"+task@tasks.mine={name}")["tasks"]
+        files = [f"task.{key}=f" for key in ("queries", "query_ids", "corpus", "corpus_ids", "qrels")]
+        more = {"catalog": ["task.left={title: 1.0}"], "precomputed": files}.get(name, [])
+        build(load_settings("evaluate", EvaluateSettings, [f"task={name}", *more])["task"])
+        if name != "precomputed":
+            mine = [argument.replace("task.", "tasks.mine.") for argument in more]
+            assert "mine" in train_settings(f"+task@tasks.mine={name}", *mine)["tasks"]
     else:
         train_settings(f"{group}={name}", *["weighting.weights={0: 1.0}"] * (name == "piecewise"))
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,12 @@ from gcl.data.loader import DataSettings, StepBatches, build_negatives
 from gcl.data.mixture import Mixture
 from gcl.data.negatives import MinedNegatives, write_negatives
 from gcl.data.order import SampleOrder
-from gcl.data.record import Record
 from gcl.data.shards import ShardReader
 from gcl.errors import UserError
 from gcl.losses.pair import Pair
 from gcl.retrieval import hard_negatives, search
-from gcl.retrieval.embed import Corpus, RowEmbeddings
+from gcl.retrieval.embeddings.row_embeddings import RowEmbeddings
+from gcl.retrieval.embeddings.rows import Rows, table_of
 from gcl.retrieval.hard_negatives import Mined, Sides, search_negatives
 from gcl.retrieval.mine import build_sides
 
@@ -134,20 +135,16 @@ def test_rows_that_agree_in_what_the_objective_compares_are_alike() -> None:
         ("4", "", ""),
         ("5", "", ""),
     ]
-    records = [Record(dict(zip(("item_id", "title", "kind"), row, strict=True)), {}) for row in values]
-    builder = BatchBuilder(["image"], ["title"], [], ImageReader(8, "bicubic", "squash"), torch.tensor)
-    corpus = Corpus(records, builder, 1, 0, shows_progress=False)
-    present = torch.tensor([True] * 6)
-    embedded, one = torch.ones(6, 1), torch.ones(1)
-    embeddings = RowEmbeddings(
-        dict.fromkeys(("title", "image"), embedded), dict.fromkeys(("title", "image"), present), one, one
-    )
+    rows = Rows(table_of([dict(zip(("item_id", "title", "kind"), row, strict=True)) for row in values], None))
+    reader = SimpleNamespace(kinds={"item_id": "text", "title": "text", "kind": "text", "image": "image"})
+    embedder = SimpleNamespace(rows=rows, reader=reader)
+    embeddings = RowEmbeddings(embedder, dict.fromkeys(("title", "image"), torch.ones(6, 1)))  # type: ignore[arg-type]
     alike = {(0, 1), (0, 2)}
     for pair, expected in (
         (Pair({"title": 1.0}, {"image": 1.0}), alike),
         (Pair({"title": 1.0}, {"image": 1.0}, same=["kind"]), alike | {(0, 3)}),
     ):
-        identities = build_sides(corpus, pair, embeddings, margin=1.0).identities
+        identities = build_sides(embeddings, pair, margin=1.0).identities
         equal = {(i, j) for i in range(6) for j in range(i + 1, 6) for v in identities if v[i] == v[j] != 0}
         assert equal == expected
 

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-USER_EXTRAS = ("deepspeed", "start")
+USER_EXTRAS = ("deepspeed", "sentence-transformers", "start")
 DISTRIBUTIONS = packages_distributions()
 
 

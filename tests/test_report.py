@@ -12,13 +12,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
 from gcl.data.record import Record
-from gcl.retrieval.charts import BUCKETS, LEFT, Chart, Series, svg_from_chart, thinned
-from gcl.retrieval.gallery import thumbnail
-from gcl.retrieval.report import Comparison, load_log, write_report
+from gcl.retrieval.pages.charts import BUCKETS, LEFT, Chart, Series, svg_from_chart, thinned
+from gcl.retrieval.pages.gallery import thumbnail
+from gcl.retrieval.pages.report import Comparison, load_log, write_report
+from gcl.retrieval.result import PER_QUERY
 
 COLOURS = ["crimson", "teal", "goldenrod", "slateblue", "seagreen", "sienna", "black", "orchid"]
 SHAPES = ["mug", "vase", "plate", "lamp"]
@@ -80,7 +83,18 @@ def write_evaluation(run: Path, step: int, task: str, metrics: dict[str, float |
         scores = np.linspace(0.42, 0.18, 10)
         retrieved = [{"row": row, "score": float(score)} for row, score in zip(ranking[:10], scores, strict=True)]
         examples.append({"query": query_text(query), "relevant": wanted, "retrieved": retrieved})
-    write_json(folder / "examples.json", {"examples": examples})
+    write_examples(folder, examples)
+
+
+def write_examples(folder: Path, examples: list[dict[str, Any]]) -> None:
+    """A table with what the report takes of it."""
+    columns = {
+        "query": [example["query"] for example in examples],
+        "relevant_rows": [example["relevant"] for example in examples],
+        "retrieved_rows": [[hit["row"] for hit in example["retrieved"]] for example in examples],
+        "retrieved_scores": [[hit["score"] for hit in example["retrieved"]] for example in examples],
+    }
+    pq.write_table(pa.table(columns), folder / PER_QUERY)
 
 
 def query_text(query: int) -> str:
@@ -231,7 +245,7 @@ def test_each_query_shows_the_pictures_of_the_start_and_of_the_tuned_model(run: 
 
 def test_product_without_a_readable_picture_keeps_its_place(run: Path, rows: Rows) -> None:
     examples = [{"query": "q", "relevant": [5], "retrieved": [{"row": row, "score": 0.1} for row in (5, 6, 7)]}]
-    write_json(run / "evaluation/step_00000800/title2image/examples.json", {"examples": examples})
+    write_examples(run / "evaluation/step_00000800/title2image", examples)
     page = Page(write_report(run, rows))
     assert [a["title"] for a in page.attributes("span") if a.get("class") == "blank"][:3] == [
         "a relevant product: sienna mug no. 5",

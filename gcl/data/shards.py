@@ -16,12 +16,14 @@ import numpy as np
 from gcl.data.manifest import IMAGE, MANIFEST, TEXT, index_file, manifest_from_json
 from gcl.data.record import ITEM_ID, SCORE, Record, is_score
 from gcl.data.storage.folders import CacheSettings, build_storage, is_remote
-from gcl.data.tar import BLOCK, TAR_ERRORS, open_tar, split_name
+from gcl.data.tar import BLOCK, TAR_ERRORS, CheckedMember, open_tar, split_name
 from gcl.errors import UserError
+from gcl.files import file_sha256
 from gcl.parts import nearest
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif"})
 SAMPLED = 10_000  # samples whose mean size is taken for that of all
+HEAD = 8  # tar blocks in which a product's JSON and its header usually fit
 
 
 class ShardReader:
@@ -90,6 +92,18 @@ class ShardReader:
     def __iter__(self) -> Iterator[Record]:
         return (self[number] for number in range(len(self)))
 
+    def fields(self, number: int) -> dict[str, str | float]:
+        """A sample's fields without its images, which are not read where its JSON comes first, as gcl writes it."""
+        start, end = self._spans[number].tolist()
+        if self.members is None and not self.is_remote:
+            head = self.storage.read(
+                self.shards[self._shard_of(number)].file, start * BLOCK, min(end, start + HEAD) * BLOCK
+            )
+            found = fields_from_head(head)
+            if found is not None:
+                return found
+        return self[number].fields
+
     def read_ahead(self, runs: list[tuple[int, int]]) -> None:
         """Have these runs of samples, each from and to a number, fetched in the background where they are remote."""
         for first, last in runs:
@@ -120,6 +134,25 @@ class ShardReader:
                 )
         images = [name for name in fields if self.kinds[name] == IMAGE]
         return images, [name for name in fields if self.kinds[name] == TEXT]
+
+    def written(self) -> dict[str, int]:
+        """When each shard was last written, in nanoseconds; nothing of remote ones."""
+        if self.is_remote:
+            return {}
+        return {shard.file: (Path(self.storage.place) / shard.file).stat().st_mtime_ns for shard in self.shards}
+
+    def check_digests(self, files: list[str]) -> None:
+        """Read these local shards whole.
+
+        Raises:
+            UserError: one is not the file that the manifest describes.
+        """
+        for shard in self.shards:
+            if shard.file in files and file_sha256(Path(self.storage.place) / shard.file) != shard.sha256:
+                raise UserError(
+                    f"{self.storage.place}/{shard.file} is not the shard that {MANIFEST} describes (another sha256); "
+                    "copy it again or run gcl prepare again"
+                )
 
     @property
     def fingerprint(self) -> str:
@@ -183,6 +216,18 @@ def record_from_tar(span: bytes, origin: str, members: dict[str, str] | None = N
     if members is not None:
         fields.setdefault(ITEM_ID, key)
     return Record(fields, images, origin)
+
+
+def fields_from_head(head: bytes) -> dict[str, str | float] | None:
+    """The fields that the first member of a sample holds, or None where it is no whole JSON object."""
+    try:
+        member = CheckedMember.frombuf(head[:BLOCK], "utf-8", "strict")
+        if not member.isreg() or not member.name.endswith(".json") or BLOCK + member.size > len(head):
+            return None
+        content = json.loads(head[BLOCK : BLOCK + member.size])
+    except TAR_ERRORS:
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def json_fields(content: Any, members: dict[str, str] | None) -> dict[str, str | float]:

@@ -9,7 +9,7 @@ from gcl.doctor.repeats import GROUPS
 from gcl.doctor.rows import Rows, Unreadable, text_of
 from gcl.doctor.survey import ImageFacts
 from gcl.doctor.tokens import LONGEST, count_tokens
-from gcl.retrieval.gallery import thumbnail
+from gcl.retrieval.pages.gallery import thumbnail
 
 PICTURES = 12  # of the smallest images
 RANDOM = 24  # samples shown

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from gcl.retrieval.charts import (
+from gcl.retrieval.pages.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,

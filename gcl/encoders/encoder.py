@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gcl.errors import UserError
+
 ReadImage = Callable[[bytes], Tensor]  # an encoded image file -> what `encode_images` takes of it
 
 
@@ -41,7 +43,7 @@ class Encoder(Protocol):
         """Embed texts.
 
         Args:
-            context_length: tokens read of each; None: as many as the model reads.
+            context_length: tokens read of each, then padded as always; None: as many as the model reads.
 
         Returns:
             (texts, dimensions) float32, L2-normalised.
@@ -58,3 +60,13 @@ class Encoder(Protocol):
 
     def to(self, device: torch.device) -> "Encoder":
         """The same encoder on a device."""
+
+
+def check_context_length(asked: int | None, longest: int | None) -> None:
+    """Refuse to read more tokens of a text than the model does.
+
+    Raises:
+        UserError: `asked` is below 1 or above `longest`.
+    """
+    if asked is not None and not 1 <= asked <= (longest or asked):
+        raise UserError(f"context_length={asked} does not fit: the model reads 1 to {longest} tokens; leave it out")

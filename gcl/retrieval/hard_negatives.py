@@ -6,12 +6,12 @@ its own right side are left out: NV-Retriever's TopK-PercPos (arXiv 2407.15831).
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from gcl.distributed import gather
-from gcl.retrieval.embed import own_share
+from gcl.distributed import gather, rank, world_size
 from gcl.retrieval.search import QUERY_BLOCK, search_block
 
 
@@ -86,3 +86,9 @@ def negatives_of_block(sides: Sides, numbers: Tensor, depth: int) -> tuple[Tenso
     mask = NegativeMask(sides, numbers)
     scores, found = search_block(sides.left[numbers], sides.right, depth, mask)
     return found.where(scores > -torch.inf, -1), scores, mask.positive, mask.false_negatives
+
+
+def own_share(count: int) -> np.ndarray:
+    """The contiguous numbers below `count` that are this process's; the last ones repeat, so that shares are equal."""
+    share = -(-count // world_size())
+    return np.arange(rank() * share, (rank() + 1) * share).clip(max=count - 1)

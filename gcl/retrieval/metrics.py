@@ -1,88 +1,132 @@
-"""Retrieval metrics as GCL's evaluator defines them (arXiv 2404.08535), vectorised over queries.
+"""Retrieval metrics as GCL's evaluator defines them (arXiv 2404.08535), for every query and on average.
 
 mAP, nDCG, recall and precision are trec_eval's: equal scores are ordered by document id, descending. MRR, ERR
 (Chapelle et al. 2009) and RBP (Moffat and Zobel 2008) take the order of retrieval as it is.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+
+from gcl.retrieval.hits import Hits, Judgements, count_within, find_hits, trec_order
 
 DEPTH = 1000  # documents retrieved for each query
 CUTOFFS = (1, 2, 3, 4, 5, 6, 8, 10, 12, *range(20, 101, 10), 200, 500, 1000)
 PERSISTENCE = (0.7, 0.8, 0.9)
+QUERY_METRICS = ("map", "mrr", "ndcg@10", "recall@10", "precision@10", "err", "rbp@0.7", "rbp@0.8", "rbp@0.9")
 
 
 @dataclass(frozen=True)
-class Judgements:
-    """Which documents are relevant to which query, and how much."""
+class QueryMetrics:
+    """What retrieval was worth, query by query."""
 
-    queries: np.ndarray  # (judged,) int64 query number
-    documents: np.ndarray  # (judged,) int64 document number
-    grades: np.ndarray  # (judged,) float64, above 0
-
-    def grades_of(self, retrieved: np.ndarray, corpus: int) -> np.ndarray:
-        """The grade of every retrieved document, 0 where it is not judged: (queries, depth) float64.
-
-        Args:
-            retrieved: (queries, depth) int64 document numbers.
-            corpus: number of documents.
-        """
-        keys = self.queries * corpus + self.documents
-        order = np.argsort(keys)
-        wanted = np.arange(len(retrieved))[:, None] * corpus + retrieved
-        found = np.searchsorted(keys, wanted, sorter=order).clip(max=len(keys) - 1)
-        return np.where(keys[order[found]] == wanted, self.grades[order[found]], 0.0)
-
-    def ideal(self, queries: int) -> np.ndarray:
-        """Every query's grades, highest first, padded with 0: (queries, most judged for one query) float64."""
-        order = np.lexsort((-self.grades, self.queries))
-        counts = np.bincount(self.queries, minlength=queries)
-        place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-        ideal = np.zeros((queries, max(1, counts.max(initial=0))))
-        ideal[self.queries[order], place] = self.grades[order]
-        return ideal
+    values: dict[str, np.ndarray]  # each of QUERY_METRICS: (queries,) float64
+    by_cutoff: dict[str, float]  # "ndcg@1" and the like: means over queries
+    first_relevant: np.ndarray  # (queries,) int32 rank in the order of retrieval, 0: none was retrieved
+    judged: np.ndarray  # (queries,) int64 number of relevant documents
 
 
-def retrieval_metrics(
-    scores: np.ndarray, retrieved: np.ndarray, judgements: Judgements, id_rank: np.ndarray
-) -> dict[str, object]:
-    """Means over queries, under the names that metrics.json uses.
+def query_metrics(
+    scores: np.ndarray, retrieved: np.ndarray, judgements: Judgements, document_ids: pa.StringArray
+) -> QueryMetrics:
+    """Measure what was retrieved for queries that have a relevant document each; leave out those that have none.
 
     Args:
         scores: (queries, depth) float32, descending.
-        retrieved: (queries, depth) int64 document numbers in the order of retrieval.
-        judgements: the relevant documents; every query has at least one.
-        id_rank: (corpus,) int64 place of each document's id among all ids in string order.
+        retrieved: (queries, depth) document numbers of any integer type, in the order of retrieval.
+        judgements: the relevant documents; at least one for every query.
+        document_ids: (documents,) unique.
     """
-    queries, corpus = len(retrieved), len(id_rank)
-    grades = judgements.grades_of(retrieved, corpus)
-    by_id = np.lexsort((-id_rank[retrieved], -scores), axis=1)
-    trec = np.take_along_axis(grades, by_id, axis=1)
-    ideal = judgements.ideal(queries)
-    relevant = (ideal > 0).sum(1)
-    by_cutoff: dict[str, float] = {}
-    for k in CUTOFFS:
-        by_cutoff |= {
-            f"ndcg@{k}": mean(ndcg(trec, ideal, k)),
-            f"map@{k}": mean(average_precision(trec, relevant, k)),
-            f"recall@{k}": mean(hits(trec, k) / relevant),
-            f"precision@{k}": mean(hits(trec, k) / k),
-            f"mrr@{k}": mean(reciprocal_rank(grades, k)),
-        }
-    highest = ideal.max(initial=1.0)
-    return {
-        "map": by_cutoff[f"map@{DEPTH}"],
-        "mrr": by_cutoff[f"mrr@{DEPTH}"],
-        "ndcg@10": by_cutoff["ndcg@10"],
-        "recall@10": by_cutoff["recall@10"],
-        "precision@10": by_cutoff["precision@10"],
-        "err": mean(expected_reciprocal_rank(grades, highest)),
-        **{f"rbp@{p}": mean(rank_biased_precision(grades, highest, p)) for p in PERSISTENCE},
-        "queries": queries,
-        "corpus": corpus,
-        "by_cutoff": by_cutoff,
+    queries = len(retrieved)
+    hits = find_hits(retrieved, judgements, len(document_ids))
+    ideal = best_order(judgements)
+    judged = np.bincount(ideal.queries, minlength=queries)
+    first = np.zeros(queries, dtype=np.int32)
+    is_first = count_within(hits.queries) == 1
+    first[hits.queries[is_first]] = hits.ranks[is_first]
+    highest = np.zeros(queries)
+    np.maximum.at(highest, judgements.queries, judgements.grades)
+    at = dict(metrics_at_cutoffs(trec_order(hits, scores, retrieved, document_ids), ideal, judged, first))
+    values = {
+        "map": at[f"map@{DEPTH}"],
+        "mrr": at[f"mrr@{DEPTH}"],
+        **{name: at[name] for name in ("ndcg@10", "recall@10", "precision@10")},
+        "err": expected_reciprocal_rank(hits, highest),
+        **{f"rbp@{p}": rank_biased_precision(hits, highest, p) for p in PERSISTENCE},
     }
+    return QueryMetrics(values, {name: mean(values) for name, values in at.items()}, first, judged)
+
+
+def metrics_at_cutoffs(
+    hits: Hits, ideal: Hits, judged: np.ndarray, first: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """("ndcg@1", (queries,)) and the like for each of CUTOFFS, from hits in trec_eval's order."""
+    queries = len(judged)
+    sums = zip(
+        sums_within_cutoffs(hits, gains(hits), queries),
+        sums_within_cutoffs(ideal, gains(ideal), queries),
+        sums_within_cutoffs(hits, count_within(hits.queries) / hits.ranks, queries),
+        sums_within_cutoffs(hits, np.ones(len(hits.ranks)), queries),
+        strict=True,
+    )
+    reciprocal = np.divide(1.0, first, out=np.zeros(queries), where=first > 0)
+    for k, (dcg, ideal_dcg, precisions, found) in zip(CUTOFFS, sums, strict=True):
+        yield f"ndcg@{k}", dcg / ideal_dcg
+        yield f"map@{k}", precisions / judged
+        yield f"recall@{k}", found / judged
+        yield f"precision@{k}", found / k
+        yield f"mrr@{k}", np.where(first <= k, reciprocal, 0.0)
+
+
+def sums_within_cutoffs(hits: Hits, values: np.ndarray, queries: int) -> Iterator[np.ndarray]:
+    """For each of CUTOFFS, every query's sum over its hits of at most that rank: (queries,), the same array again."""
+    totals = np.zeros(queries)
+    cutoff = np.searchsorted(CUTOFFS, hits.ranks).astype(np.int8)
+    order = np.argsort(cutoff, kind="stable")
+    bounds = np.searchsorted(cutoff[order], np.arange(len(CUTOFFS) + 1))
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        added = order[start:stop]
+        # One after the other in order of rank, as trec_eval adds them: the last digit is then the same.
+        np.add.at(totals, hits.queries[added], values[added])
+        yield totals
+
+
+def best_order(judgements: Judgements) -> Hits:
+    """All relevant documents of each query as the best retrieval would rank them."""
+    order = np.lexsort((-judgements.grades, judgements.queries))
+    queries = judgements.queries[order]
+    return Hits(queries, count_within(queries), judgements.grades[order])
+
+
+def gains(hits: Hits) -> np.ndarray:
+    """What each hit adds to the DCG, linear in its grade: (hits,)."""
+    return hits.grades / np.log2(hits.ranks + 1)
+
+
+def expected_reciprocal_rank(hits: Hits, highest: np.ndarray) -> np.ndarray:
+    """sum_r (1/r) p_r prod_{i<r} (1 - p_i), with p = (2^grade - 1) / 2^highest: (queries,).
+
+    Args:
+        highest: (queries,) the best grade of each query.
+    """
+    limits = highest[hits.queries]
+    stops = np.exp2(hits.grades - limits) - np.exp2(-limits)
+    expected, reached = np.zeros(len(highest)), np.ones(len(highest))
+    numbers = count_within(hits.queries)
+    order = np.argsort(numbers, kind="stable")
+    for hit in np.split(order, np.cumsum(np.bincount(numbers)[1:-1])):  # the first of each query, then the second, ...
+        query = hits.queries[hit]
+        expected[query] += stops[hit] * reached[query] / hits.ranks[hit]
+        reached[query] *= 1 - stops[hit]
+    return expected
+
+
+def rank_biased_precision(hits: Hits, highest: np.ndarray, p: float) -> np.ndarray:
+    """(1 - p) sum_r (grade_r / highest) p^(r - 1), with the best grade of each query: (queries,)."""
+    gained = hits.grades / highest[hits.queries] * p ** (hits.ranks - 1.0)
+    return (1 - p) * np.bincount(hits.queries, gained, minlength=len(highest))
 
 
 def mean(values: np.ndarray) -> float:
@@ -90,40 +134,11 @@ def mean(values: np.ndarray) -> float:
     return float(values.cumsum()[-1] / len(values))
 
 
-def hits(grades: np.ndarray, k: int) -> np.ndarray:
-    """Relevant documents among the first k: (queries,)."""
-    return (grades[:, :k] > 0).sum(1)
-
-
-def average_precision(grades: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
-    """Precision at each relevant document's rank within k, summed and divided by all relevant: (queries,)."""
-    relevance = grades[:, :k] > 0
-    precision = relevance.cumsum(1) / np.arange(1, relevance.shape[1] + 1)
-    return (precision * relevance).sum(1) / relevant
-
-
-def ndcg(grades: np.ndarray, ideal: np.ndarray, k: int) -> np.ndarray:
-    """Linear gain over log2(rank + 1), divided by that of the best order of all judged: (queries,)."""
-    return dcg(grades[:, :k]) / dcg(ideal[:, :k])
-
-
-def dcg(grades: np.ndarray) -> np.ndarray:
-    return (grades / np.log2(np.arange(2, grades.shape[1] + 2))).sum(1)
-
-
-def reciprocal_rank(grades: np.ndarray, k: int) -> np.ndarray:
-    """1 / rank of the first relevant document within k, or 0: (queries,)."""
-    relevance = grades[:, :k] > 0
-    return np.where(relevance.any(1), 1.0 / (relevance.argmax(1) + 1), 0.0)
-
-
-def expected_reciprocal_rank(grades: np.ndarray, highest: float) -> np.ndarray:
-    """sum_r (1/r) p_r prod_{i<r} (1 - p_i), with p = (2^grade - 1) / 2^highest: (queries,)."""
-    stop = (2.0**grades - 1) / 2.0**highest
-    reached = np.cumprod(1 - np.pad(stop, ((0, 0), (1, 0)))[:, :-1], axis=1)
-    return (stop * reached / np.arange(1, grades.shape[1] + 1)).sum(1)
-
-
-def rank_biased_precision(grades: np.ndarray, highest: float, p: float) -> np.ndarray:
-    """(1 - p) sum_r (grade_r / highest) p^(r - 1): (queries,)."""
-    return (1 - p) * (grades / highest * p ** np.arange(grades.shape[1])).sum(1)
+def summary(measured: QueryMetrics, documents: int) -> dict[str, object]:
+    """Means over queries, under the names that metrics.json uses."""
+    return {
+        **{name: mean(values) for name, values in measured.values.items()},
+        "queries": len(measured.judged),
+        "corpus": documents,
+        "by_cutoff": measured.by_cutoff,
+    }

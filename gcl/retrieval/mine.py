@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,10 +17,12 @@ from torch.nn import functional
 
 from gcl.config import load_settings
 from gcl.data.batch import identity
+from gcl.data.manifest import TEXT
 from gcl.data.negatives import write_negatives
-from gcl.data.record import ITEM_ID, Record
+from gcl.data.record import ITEM_ID
 from gcl.data.storage.folders import is_remote
-from gcl.distributed import Precision, leave, start_processes
+from gcl.distributed import Precision, is_main_process, leave, start_processes
+from gcl.encoders.load import LoadedEncoder, load_encoder
 from gcl.errors import UserError
 from gcl.files import check_new_folder
 from gcl.losses.objective import Objective
@@ -28,10 +30,12 @@ from gcl.losses.pair import Pair
 from gcl.losses.side import side_embedding
 from gcl.parts import Part, build, build_as, is_part
 from gcl.progress import progress_bar
-from gcl.retrieval.command import SearchedData, build_corpus, build_reader, precision_of
-from gcl.retrieval.embed import Corpus, RowEmbeddings
+from gcl.retrieval.command import SearchedData, precision_of, reader_of
+from gcl.retrieval.embeddings.embed import Embedder
+from gcl.retrieval.embeddings.joined_reader import JoinedReader
+from gcl.retrieval.embeddings.row_embeddings import RowEmbeddings, embed_rows
+from gcl.retrieval.embeddings.rows import Rows, load_rows
 from gcl.retrieval.hard_negatives import Mined, Sides, search_negatives
-from gcl.training.load import Loaded, load_model
 
 EXAMPLES = 3  # rows that are shown with their hardest negative
 
@@ -62,25 +66,37 @@ class MineSettings:
 def main(arguments: list[str]) -> None:
     chosen = load_settings("mine", MineSettings, arguments)
     settings: MineSettings = build_as(MineSettings, {**chosen, "model": None})
-    loaded = load_model(settings.checkpoint, chosen["model"])
+    loaded = load_encoder(settings.checkpoint, chosen["model"])
     pair = pair_to_mine(settings, loaded)
-    reader = build_reader(loaded, settings.checkpoint, settings.data)
+    reader = reader_of(loaded, settings.checkpoint, settings.data)
+    if isinstance(reader, JoinedReader):
+        raise UserError("data.corpus has no use here: negatives lie in the folder of the rows that they are for")
+    reader.split_fields([*pair.left, *pair.right])
     if settings.output_dir is None and is_remote(reader.folder):
         raise UserError(f"{reader.folder} is no local folder to write negatives to; give output_dir=DIR")
     output = Path(settings.output_dir or Path(reader.folder) / "negatives").expanduser().resolve()
     check_new_folder(output)
     accelerator = start_processes(precision_of(loaded, settings.precision))
-    corpus = build_corpus(loaded, reader, [*pair.left, *pair.right], settings.batch_size, settings.data.workers)
-    mined = mine(corpus, loaded, pair, settings, accelerator)
+    embedder = Embedder(
+        loaded.encoder.to(accelerator.device),
+        reader,
+        load_rows(reader),
+        accelerator,
+        settings.batch_size,
+        settings.data.workers,
+        None,
+        shows_progress=True,
+    )
+    mined = mine(embedder, pair, settings)
     if accelerator.is_main_process:
-        facts = {"checkpoint": loaded.name, "left": pair.left, "right": pair.right, "margin": settings.margin}
+        facts = {"checkpoint": loaded.encoder.name, "left": pair.left, "right": pair.right, "margin": settings.margin}
         table = padded(mined.numbers, settings.negatives_per_row)
         write_negatives(output, reader, table, facts, statistics_of(mined))
-        show(mined, corpus, pair, output)
+        show(mined, embedder.rows, pair, output)
     leave()
 
 
-def pair_to_mine(settings: MineSettings, loaded: Loaded) -> Pair:
+def pair_to_mine(settings: MineSettings, loaded: LoadedEncoder) -> Pair:
     """The sides that are given; for one that is not, that of the first pair that the run was trained on."""
     if settings.left is not None and settings.right is not None:
         return Pair(settings.left, settings.right)
@@ -97,18 +113,18 @@ def pair_to_mine(settings: MineSettings, loaded: Loaded) -> Pair:
     return replace(first, left=left, right=right)
 
 
-def mine(corpus: Corpus, loaded: Loaded, pair: Pair, settings: MineSettings, accelerator: Accelerator) -> Mined:
+def mine(embedder: Embedder, pair: Pair, settings: MineSettings) -> Mined:
     """Embed every row and search its negatives (all ranks participate).
 
     Raises:
         UserError: no row has any.
     """
-    model = accelerator.prepare_model(loaded.model, evaluation_mode=True)
-    sides = build_sides(corpus, pair, corpus.embed(model, accelerator), settings.margin)
-    with progress_bar(accelerator.is_main_process) as progress:
+    with torch.inference_mode():
+        sides = build_sides(embed_rows(embedder, [*pair.left, *pair.right]), pair, settings.margin)
+    with progress_bar(is_main_process()) as progress:
         mined = search_negatives(sides, settings.negatives_per_row, progress)
     if not mined.takes_part.any():
-        raise UserError(f"no row of {corpus.reader.folder} has both sides, {pair.left} and {pair.right}")
+        raise UserError(f"no row of {embedder.reader.folder} has both sides, {pair.left} and {pair.right}")
     if not mined.has_negatives.any():
         raise UserError(
             f"no row has a negative: margin={settings.margin} takes {int(mined.false_negatives.sum())} candidates for "
@@ -118,12 +134,14 @@ def mine(corpus: Corpus, loaded: Loaded, pair: Pair, settings: MineSettings, acc
     return mined
 
 
-def build_sides(corpus: Corpus, pair: Pair, embeddings: RowEmbeddings, margin: float) -> Sides:
+def build_sides(embeddings: RowEmbeddings, pair: Pair, margin: float) -> Sides:
     """Both sides of the rows; those that agree in item_id, a text of the sides or a field of `pair.same` are alike."""
-    left, has_left = side_embedding(pair.left, embeddings.fields, embeddings.present)
-    right, has_right = side_embedding(pair.right, embeddings.fields, embeddings.present)
-    records = [Record(dict(row), {}) for row in corpus.rows]
-    names = dict.fromkeys([ITEM_ID, *corpus.builder.text_fields, *(pair.same or [])])
+    present, reader = embeddings.present, embeddings.embedder.reader
+    left, has_left = side_embedding(pair.left, embeddings.fields, present)
+    right, has_right = side_embedding(pair.right, embeddings.fields, present)
+    records = embeddings.embedder.rows.records()
+    texts = [name for name in embeddings.fields if reader.kinds[name] == TEXT]
+    names = dict.fromkeys([ITEM_ID, *texts, *(pair.same or [])])
     identities = [identity(records, name).to(left.device) for name in names]
     return Sides(left, right, has_left, has_right, identities, margin)
 
@@ -145,15 +163,15 @@ def statistics_of(mined: Mined) -> dict[str, Any]:
     }
 
 
-def show(mined: Mined, corpus: Corpus, pair: Pair, output: Path) -> None:
+def show(mined: Mined, rows: Rows, pair: Pair, output: Path) -> None:
     """Print what was found, and a few rows with their hardest negative."""
-    rows, found, console = corpus.rows, statistics_of(mined), Console()
+    found, console = statistics_of(mined), Console()
     examples = Table("row", "score", "hardest negative", "score")
     numbers = mined.has_negatives.nonzero().squeeze(1).tolist()
     for number in numbers[:: -(-len(numbers) // EXAMPLES)]:
-        negative = rows[int(mined.numbers[number, 0])]
+        row, negative = rows.row(number), rows.row(int(mined.numbers[number, 0]))
         scores = [f"{float(score):.4f}" for score in (mined.positive[number], mined.scores[number, 0])]
-        texts = [described(rows[number], [*pair.left]), described(negative, [*pair.right, *pair.left])]
+        texts = [described(row, [*pair.left]), described(negative, [*pair.right, *pair.left])]
         examples.add_row(Text(texts[0]), scores[0], Text(texts[1]), scores[1])  # Text: a title may hold [brackets]
     console.print(examples)
     console.print(

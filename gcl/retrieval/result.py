@@ -17,8 +17,19 @@ from gcl.errors import UserError
 from gcl.files import write_text
 
 METRICS, FACTS, PER_QUERY = "metrics.json", "evaluation.json", "per_query.parquet"
-QUERY_METRICS = ("map", "mrr", "ndcg@10", "recall@10", "precision@10", "err", "rbp@0.7", "rbp@0.8", "rbp@0.9")
 SLICE = "slice:"  # before the name of a slice, in the table of queries
+NEEDED = (  # of facts
+    "model",
+    "task",
+    "regime",
+    "sample_rows",
+    "left",
+    "right",
+    "dimensions",
+    "data",
+    "intervals",
+    "slices",
+)
 SHOWN = 10  # retrieved and relevant documents that are kept of each query
 
 
@@ -31,9 +42,10 @@ class Result:
     intervals ({metric: [low, high]}), slices ([{"slice", "value", "queries", "metrics", "intervals"}]).
 
     `queries` has, for each query: query_id, query (as people read it), relevant (how many documents are), each of
-    QUERY_METRICS, first_relevant (its rank, 0: none within depth), `slice:NAME` for each slice; and for the report
-    retrieved_ids, retrieved_rows (numbers of rows of the split, or of the corpus file), retrieved_scores and
-    retrieved_grades (the first SHOWN), relevant_ids and relevant_rows (at most SHOWN, best first).
+    metrics.QUERY_METRICS, first_relevant (its rank, 0: none within depth), `slice:NAME` for each slice; and for the
+    report retrieved_ids, retrieved_rows (numbers of rows of the split, or of the corpus file), retrieved_scores and
+    retrieved_grades (the first SHOWN), relevant_ids and relevant_rows (at most SHOWN, best first). A loss has no query
+    and no column.
     """
 
     facts: dict[str, Any]
@@ -44,10 +56,11 @@ class Result:
 def write_result(result: Result, folder: Path) -> None:
     """Write the files, metrics.json last: where it is, all are."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{PER_QUERY}.tmp"
-    pq.write_table(result.queries, temporary)
-    temporary.rename(folder / PER_QUERY)
-    write_text(folder / FACTS, json.dumps(result.facts, indent=1) + "\n")
+    if result.queries.num_columns:
+        temporary = folder / f"{PER_QUERY}.tmp"
+        pq.write_table(result.queries, temporary)
+        temporary.rename(folder / PER_QUERY)
+        write_text(folder / FACTS, json.dumps(result.facts, indent=1) + "\n")
     write_text(folder / METRICS, json.dumps(result.metrics, indent=1) + "\n")
 
 
@@ -60,6 +73,11 @@ def load_result(folder: Path) -> Result:
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        if not isinstance(facts, dict) or not isinstance(metrics, dict):
+            raise ValueError(f"{FACTS} or {METRICS} holds no object")
+        missing = [name for name in NEEDED if name not in facts]
+        if missing:
+            raise ValueError(f"{FACTS} does not say {missing[0]}")
         return Result(facts, metrics, pq.read_table(folder / PER_QUERY))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(

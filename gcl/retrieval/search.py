@@ -3,34 +3,123 @@
 from collections.abc import Callable
 
 import torch
+from rich.progress import Progress
 from torch import Tensor
 
 from gcl.distributed import gather, rank, world_size
+from gcl.retrieval.bounded_products import BoundedProducts
+from gcl.retrieval.candidates import Candidates, capacity
+from gcl.retrieval.exact_scores import exact_scores
+from gcl.retrieval.selection import best
+from gcl.retrieval.vectors import Vectors
 
 # (scores of a block of documents, number of its first) -> the scores, -inf where a document may not be found
 Mask = Callable[[Tensor, int], Tensor]
 
 QUERY_BLOCK = 256
 CORPUS_BLOCK = 65_536
+BLOCK = 4096  # documents multiplied at once
+GROUP_BYTES = 1 << 30  # for the queries that are searched together; more of them read the corpus again
+MERGED_BYTES = 1 << 27  # for what is gathered at once from all processes
 
 
-def search(queries: Tensor, corpus: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """The `depth` highest inner products, equal ones by document number.
+def search(queries: Tensor, corpus: Vectors, depth: int, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
+    """The documents with the `depth` highest scores, equal ones by document number.
+
+    The result is a function of the embeddings alone. A score is the inner product as `exact_scores` defines it: the
+    same number for any size of block or number of processes, on any device. Candidates are found by quicker products
+    whose error is bounded (`BoundedProducts`), so none is missed.
 
     Args:
-        queries: (queries, dim) float32.
-        corpus: (documents, dim) float32.
+        queries: (queries, dimensions) float32, on the device that searches.
+        corpus: the documents; rows of zeros are absent and never found.
+        depth: at least 1.
 
     Returns:
         scores (queries, depth) float32, descending, and document numbers (queries, depth) int64; depth is at most the
-        number of documents.
+        number of documents that are present.
+
+    Raises:
+        UserError: an embedding is not finite.
     """
-    found = [search_block(block, corpus, min(depth, len(corpus))) for block in queries.split(QUERY_BLOCK)]
-    return torch.cat([scores for scores, _ in found]), torch.cat([numbers for _, numbers in found])
+    groups = query_groups(queries, depth)
+    documents = range(len(corpus))
+    found = [candidates_of(group, corpus, documents, depth, progress).best() for group in groups]
+    return joined(found)
+
+
+def search_on_all_processes(
+    queries: Tensor, corpus: Vectors, depth: int, progress: Progress | None = None
+) -> tuple[Tensor, Tensor]:
+    """`search` with the corpus shared among processes, each of which reads its own range and gets the whole result.
+
+    All ranks participate, with the same queries.
+    """
+    share = -(-len(corpus) // world_size())
+    documents = range(len(corpus))[rank() * share : (rank() + 1) * share]
+    found = []
+    for group in query_groups(queries, depth):
+        candidates = candidates_of(group, corpus, documents, depth, progress)
+        # Every process has that many documents at or above the lowest of these floors: together they have depth.
+        floors = gather(candidates.lowest_score(-(-depth // world_size())))
+        candidates.raise_floor(floors.view(world_size(), -1).amin(0))
+        found.append(merged(*candidates.best()))
+    return joined(found)
+
+
+def candidates_of(
+    queries: Tensor, corpus: Vectors, documents: range, depth: int, progress: Progress | None
+) -> Candidates:
+    """What may be among the best of each query within a range of the corpus."""
+    candidates = Candidates(len(queries), depth, lambda *pairs: exact_scores(queries, corpus, *pairs), queries.device)
+    task = progress.add_task("search", total=len(documents)) if progress else None
+    products: BoundedProducts | None = None
+    for start in documents[::BLOCK]:
+        stop = min(start + BLOCK, documents.stop)
+        vectors = corpus.block(start, stop).to(queries.device)
+        products = products or BoundedProducts(queries, vectors.mean(0))
+        candidates.add(products.of(vectors), start)
+        if progress and task is not None:
+            progress.advance(task, stop - start)
+    return candidates
+
+
+def query_groups(queries: Tensor, depth: int) -> tuple[Tensor, ...]:
+    """Queries that are searched together, as many as the memory is for, in groups of one size."""
+    bytes_each = 16 * capacity(depth) + 7 * BLOCK + 20 * queries.shape[1]
+    groups = -(-len(queries) * bytes_each // GROUP_BYTES)
+    return queries.split(-(-len(queries) // groups))
+
+
+def merged(scores: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Every process's best of its own documents to the best of all, in place (all ranks participate)."""
+    depth = scores.shape[1]
+    for start in range(0, len(scores), rows := max(1, MERGED_BYTES // (40 * depth * world_size()))):
+        part = slice(start, start + rows)
+        # Of equal scores those of earlier processes come first: their numbers are lower.
+        scores[part], numbers[part] = best(side_by_side(scores[part]), side_by_side(numbers[part]), depth)
+    return scores, numbers
+
+
+def side_by_side(values: Tensor) -> Tensor:
+    """Every process's (rows, columns) to (rows, processes * columns) (all ranks participate)."""
+    return gather(values).view(world_size(), *values.shape).transpose(0, 1).flatten(1)
+
+
+def joined(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The results of all groups, without the places that no document is left for."""
+    scores, numbers = (torch.cat(parts) for parts in zip(*found, strict=True))
+    depth = int((numbers >= 0).any(0).sum())
+    return scores[:, :depth], numbers[:, :depth]
 
 
 def search_block(queries: Tensor, corpus: Tensor, depth: int, mask: Mask | None = None) -> tuple[Tensor, Tensor]:
-    """`search` for a few queries, over blocks of the corpus."""
+    """The `depth` highest inner products of a few queries that a mask leaves, over blocks of the corpus.
+
+    Args:
+        queries: (queries, dimensions) float32.
+        corpus: (documents, dimensions) float32.
+    """
     scores = queries.new_empty(len(queries), 0)
     numbers = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(corpus), CORPUS_BLOCK):
@@ -39,22 +128,3 @@ def search_block(queries: Tensor, corpus: Tensor, depth: int, mask: Mask | None 
         columns = torch.arange(start, start + block.shape[1], device=queries.device).expand_as(block)
         scores, numbers = best(torch.cat([scores, block], 1), torch.cat([numbers, columns], 1), depth)
     return scores, numbers
-
-
-def best(scores: Tensor, numbers: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """The first `depth` columns by descending score, equal ones in column order: a stable sort that stops early."""
-    # topk takes any of several equal values, so each column gets its own: the score's bits, made to sort as integers
-    # do, above the column's number. Adding 0 turns -0 into 0.
-    bits = (scores + 0.0).view(torch.int32)
-    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
-    keys = (ordered << 32) - torch.arange(scores.shape[1], device=scores.device)
-    places = keys.topk(min(depth, scores.shape[1])).indices
-    return scores.gather(1, places), numbers.gather(1, places)
-
-
-def search_on_all_processes(queries: Tensor, corpus: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """`search` with the queries shared among processes (all ranks participate); every process gets all results."""
-    share = -(-len(queries) // world_size())
-    padded = torch.cat([queries, queries[:1].expand(share * world_size() - len(queries), -1)])
-    scores, numbers = search(padded[rank() * share : (rank() + 1) * share], corpus, depth)
-    return gather(scores)[: len(queries)], gather(numbers)[: len(queries)]

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gcl.losses.side import Side, prefix, side_embedding
+
 
 class Vectors(Protocol):
     """Embeddings, read in blocks. A row of zeros has none and is never found."""
@@ -45,7 +47,7 @@ class TensorVectors:
 
 @dataclass(frozen=True)
 class ArrayVectors:
-    """(rows, dimensions) float16 or float32 of NumPy, usually mapped from a file (mode "c": readable without a copy)."""
+    """(rows, dimensions) float16 or float32 of NumPy, usually mapped from a file (mode "c": read without a copy)."""
 
     array: np.ndarray
 
@@ -61,3 +63,50 @@ class ArrayVectors:
 
     def rows(self, numbers: Tensor) -> Tensor:
         return torch.from_numpy(self.array[numbers.cpu().numpy()]).float()
+
+
+@dataclass(frozen=True)
+class IndexedVectors:
+    """Some of other vectors, in any order and number: row i is their row index[i]."""
+
+    vectors: Vectors
+    index: np.ndarray  # (rows,) integer
+
+    @property
+    def dimensions(self) -> int:
+        return self.vectors.dimensions
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def block(self, start: int, stop: int) -> Tensor:
+        return self.vectors.rows(torch.from_numpy(self.index[start:stop]))
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        return self.vectors.rows(torch.from_numpy(self.index[numbers.cpu().numpy()]))
+
+
+@dataclass(frozen=True)
+class SideVectors:
+    """A side of rows: the weighted sum of its fields, made block by block."""
+
+    side: Side
+    fields: dict[str, Vectors]
+    prefix_dimensions: int | None  # of the finished side, normalised again; None: all
+
+    @property
+    def dimensions(self) -> int:
+        return self.prefix_dimensions or next(iter(self.fields.values())).dimensions
+
+    def __len__(self) -> int:
+        return len(next(iter(self.fields.values())))
+
+    def block(self, start: int, stop: int) -> Tensor:
+        return self._side({name: vectors.block(start, stop) for name, vectors in self.fields.items()})
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        return self._side({name: vectors.rows(numbers) for name, vectors in self.fields.items()})
+
+    def _side(self, fields: dict[str, Tensor]) -> Tensor:
+        whole, _ = side_embedding(self.side, fields, {name: vectors.any(1) for name, vectors in fields.items()})
+        return whole if self.prefix_dimensions is None else prefix(whole, self.prefix_dimensions)

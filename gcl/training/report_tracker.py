@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gcl.data.shards import ShardReader
-from gcl.retrieval.report import write_report
+from gcl.retrieval.pages.report import write_report
 
 
 class ReportTracker:

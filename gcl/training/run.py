@@ -10,6 +10,7 @@ import yaml
 from gcl.errors import UserError
 from gcl.files import write_text
 from gcl.parts import TARGET, Settings, check_parts, flat
+from gcl.retrieval.result import Result, write_result
 from gcl.training.environment import environment
 
 # Settings that may change when a run is resumed: they decide neither what is learned nor what is measured.
@@ -100,14 +101,12 @@ class RunDirectory:
     def evaluation(self, step: int) -> Path:
         return self.path / "evaluation" / step_name(step)
 
-    def write_evaluation(self, step: int, results: dict[str, dict[str, Any]]) -> None:
-        """Write each result's files, evaluation/STEP/NAME/FILE.json, all or none."""
+    def write_evaluation(self, step: int, results: dict[str, Result]) -> None:
+        """Write each result's files to evaluation/STEP/NAME, all or none."""
         folder = self.evaluation(step)
         temporary = folder.with_name(folder.name + ".tmp")
-        for name, files in results.items():
-            (temporary / name).mkdir(parents=True, exist_ok=True)
-            for file, content in files.items():
-                (temporary / name / f"{file}.json").write_text(json.dumps(content, indent=1) + "\n")
+        for name, result in results.items():
+            write_result(result, temporary / name)
         temporary.rename(folder)
 
     def settings(self) -> Settings:

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gcl.retrieval.report import REPORT, Comparison, load_tasks
+from gcl.retrieval.pages.report import REPORT, Comparison, load_tasks
 
 
 def print_summary(run: Path) -> None:

@@ -169,7 +169,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.run.write_evaluation(step, results)
             for tracker in self.trackers:
-                tracker.log_evaluation(step, {name: files["metrics"] for name, files in results.items()})
+                tracker.log_evaluation(step, {name: result.metrics for name, result in results.items()})
 
     def _log_if_due(self, step: int, measured: dict[str, float], seconds: float) -> None:
         due = step % self.settings.log_every == 0 or step in (1, self.settings.max_steps)

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
 
 from gcl.data.record import Record
 from gcl.page import write_page
-from gcl.retrieval.charts import Chart, Series
-from gcl.retrieval.gallery import PICTURES, Gallery, found
+from gcl.retrieval.pages.charts import Chart, Series
+from gcl.retrieval.pages.gallery import PICTURES, Gallery, found
+from gcl.retrieval.result import PER_QUERY
 
 REPORT = "report.html"
 HEADLINE_TASK, HEADLINE_NUMBER = "title2image", "ndcg@10"
 COMPARED = ("ndcg@10", "recall@10", "mrr", "map", "precision@10", "loss")
 CURVES = COMPARED[:3]
+EXAMPLES = 12  # queries that are shown with what they retrieved
 LOWER_IS_BETTER = {"loss"}
 DIGITS = 4  # shown of every compared number; a difference beyond them is none
 # Facts of config.yaml for the head of the page, where the run has them: label -> path of keys.
@@ -142,9 +145,26 @@ def load_tasks(run: Path) -> list[Task]:
         step, name = int(path.parts[-3].removeprefix("step_")), path.parts[-2]
         task = tasks.setdefault(name, Task(name, {}, {}))
         task.metrics[step] = json.loads(path.read_text(encoding="utf-8"))
-        examples = json.loads(text_of(path.with_name("examples.json")) or '{"examples": []}')["examples"]
-        task.examples[step] = {example["query"]: example for example in examples}
+        task.examples[step] = {example["query"]: example for example in load_examples(path.with_name(PER_QUERY))}
     return sorted(tasks.values(), key=lambda task: (task.name != HEADLINE_TASK, task.headline is None, task.name))
+
+
+def load_examples(table: Path) -> list[dict[str, Any]]:
+    """The first queries with what they retrieved: a random sample, the same at every step."""
+    if not table.is_file():
+        return []
+    queries = pq.read_table(table, columns=["query", "relevant_rows", "retrieved_rows", "retrieved_scores"])
+    return [
+        {
+            "query": row["query"],
+            "relevant": row["relevant_rows"],
+            "retrieved": [
+                {"row": number, "score": score}
+                for number, score in zip(row["retrieved_rows"], row["retrieved_scores"], strict=True)
+            ],
+        }
+        for row in queries.slice(0, EXAMPLES).to_pylist()
+    ]
 
 
 def load_log(run: Path) -> tuple[list[dict[str, Any]], int]:

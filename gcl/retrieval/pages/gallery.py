@@ -1,4 +1,4 @@
-"""The pictures of a run's report: what the start and the tuned model retrieve for the same queries."""
+"""The pictures of a report's queries: what each model retrieves for the same query."""
 
 import base64
 import io
@@ -17,14 +17,21 @@ Examples = dict[int, dict[str, dict[str, Any]]]  # step -> query -> its entry in
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A retrieved product; `uri` is its thumbnail, None where it has no readable picture."""
+class Product:
+    """A row as it is shown; `uri` is its thumbnail, None where it has no readable picture."""
 
     uri: str | None
     title: str
-    rank: int
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A retrieved product."""
+
+    product: Product
     score: float
     is_relevant: bool
+    grade: str = ""  # how relevant, where there are degrees of it
 
 
 @dataclass(frozen=True)
@@ -32,18 +39,18 @@ class Row:
     """What one model retrieved for a query."""
 
     model: str  # "start" or "step 800"
-    pictures: list[Picture]
+    hits: list[Hit]
     first_relevant: int | None  # rank among all that is kept of the ranking
     depth: int  # how many of the ranking are kept
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query of a task with a row for the start and one for the tuned model."""
+    """One query with some of its relevant products and a row for each model."""
 
     text: str
-    wanted: str | None  # data: URI of a relevant product
-    wanted_title: str
+    wanted: list[Product]
     relevant: int
     rows: list[Row]
 
@@ -53,41 +60,37 @@ class Gallery:
 
     def __init__(self, rows: Callable[[int], Record]) -> None:
         self._rows = rows
-        self._seen: dict[int, tuple[str | None, str]] = {}
+        self._seen: dict[int, Product] = {}
 
     def queries(self, examples: Examples) -> list[Query]:
         """The queries of the last step in `examples`, each with a row for every step that has it."""
         return [self._query(text, examples) for text in examples[max(examples)]] if examples else []
 
-    def _query(self, text: str, examples: Examples) -> Query:
-        relevant = examples[max(examples)][text]["relevant"]
-        wanted, title = self._picture(relevant[0]) if relevant else (None, "")
-        rows = [self._row(step, by_query[text]) for step, by_query in examples.items() if text in by_query]
-        return Query(text, wanted, title, len(relevant), rows)
-
-    def _row(self, step: int, example: dict[str, Any]) -> Row:
-        relevant = set(example["relevant"])
-        ranked = list(enumerate(example["retrieved"], start=1))
-        first = next((rank for rank, hit in ranked if hit["row"] in relevant), None)
-        pictures = [
-            Picture(*self._picture(hit["row"]), rank, hit["score"], hit["row"] in relevant)
-            for rank, hit in ranked[:PICTURES]
-        ]
-        return Row(f"step {step}" if step else "start", pictures, first, len(ranked))
-
-    def _picture(self, row: int) -> tuple[str | None, str]:
+    def product(self, row: int) -> Product:
+        """A row of the corpus, by number."""
         if row not in self._seen:
             record = self._rows(row)
             encoded = next(iter(record.images.values()), b"")
-            self._seen[row] = thumbnail(encoded), str(record.fields.get("title", record.item_id))
+            self._seen[row] = Product(thumbnail(encoded), str(record.fields.get("title", record.item_id)))
         return self._seen[row]
+
+    def _query(self, text: str, examples: Examples) -> Query:
+        relevant = examples[max(examples)][text]["relevant"]
+        rows = [self._row(step, by_query[text]) for step, by_query in examples.items() if text in by_query]
+        return Query(text, [self.product(row) for row in relevant[:1]], len(relevant), rows)
+
+    def _row(self, step: int, example: dict[str, Any]) -> Row:
+        relevant, ranked = set(example["relevant"]), example["retrieved"]
+        first = next((rank for rank, hit in enumerate(ranked, start=1) if hit["row"] in relevant), None)
+        hits = [Hit(self.product(hit["row"]), hit["score"], hit["row"] in relevant) for hit in ranked[:PICTURES]]
+        return Row(f"step {step}" if step else "start", hits, first, len(ranked))
 
 
 def found(queries: list[Query]) -> dict[str, int]:
     """For each model, how many of the queries show a relevant picture."""
     counts: dict[str, int] = {}
     for row in (row for query in queries for row in query.rows):
-        counts[row.model] = counts.get(row.model, 0) + any(picture.is_relevant for picture in row.pictures)
+        counts[row.model] = counts.get(row.model, 0) + any(hit.is_relevant for hit in row.hits)
     return counts
 
 
