@@ -78,7 +78,10 @@ class Embedder:
         images = PieceImages(self.reader, name, numbers, pieces, self.encoder.read_image)
 
         def encoded() -> Iterator[tuple[Tensor, int]]:
-            for pixels, present, undecodable in DataLoader(images, batch_size=None, num_workers=self.workers):
+            on_gpu = self.accelerator.device.type == "cuda"
+            for pixels, present, undecodable in DataLoader(
+                images, batch_size=None, num_workers=self.workers, pin_memory=on_gpu
+            ):
                 vectors = self.encoder.encode_images(pixels.to(self.accelerator.device, non_blocking=True))
                 yield vectors * present.to(vectors.device)[:, None], undecodable
 

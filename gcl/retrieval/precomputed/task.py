@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gcl.distributed import rank
+from gcl.distributed import gather, is_main_process, rank, world_size
 from gcl.errors import UserError
 from gcl.progress import progress_bar
 from gcl.retrieval.precomputed.embedding_files import load_embeddings
@@ -121,15 +121,21 @@ def check_count(embeddings: str, rows: int, id_file: str, ids: int) -> None:
 def lengths_of(vectors: Vectors, ids: pa.StringArray, name: str) -> np.ndarray:
     """The Euclidean length of every embedding, block by block: (rows,) float32.
 
+    All ranks participate, and share the rows.
+
     Raises:
         UserError: an embedding that is not finite, naming its row and its id.
     """
-    lengths = np.empty(len(vectors), np.float32)
+    share = -(-len(vectors) // world_size())
+    first = min(rank() * share, len(vectors))
+    own = torch.ones(share)
     size = max(1, LOOKED_AT // vectors.dimensions)
-    with progress_bar(rank() == 0) as progress:
-        for start in progress.track(range(0, len(vectors), size), description=f"check {name}"):
-            block = vectors.block(start, min(start + size, len(vectors)))
-            lengths[start : start + size] = torch.linalg.vector_norm(block, dim=1).numpy()
+    with progress_bar(is_main_process()) as progress:
+        for start in progress.track(range(0, share, size), description=f"check {name}"):
+            stop = min(first + start + size, first + share, len(vectors))
+            block = vectors.block(min(first + start, stop), stop)
+            own[start : start + len(block)] = torch.linalg.vector_norm(block, dim=1)
+    lengths = gather(own).numpy()[: len(vectors)]
     bad = np.flatnonzero(~np.isfinite(lengths))
     if bad.size:
         raise UserError(
