@@ -22,7 +22,7 @@ from gcl.data.sources.demo import DemoSource
 from gcl.errors import UserError
 from gcl.losses.objective import Objective
 from gcl.parts import TARGET, Settings, build, build_as, check, check_parts, comments, dataclass_of, locate, type_hints
-from gcl.retrieval.command import EvaluateSettings
+from gcl.retrieval.settings import EvaluateSettings
 from gcl.retrieval.tasks import RetrievalTask
 from gcl.training.optim import OptimSettings
 from gcl.training.run import RunDirectory

@@ -30,12 +30,13 @@ from gcl.losses.pair import Pair
 from gcl.losses.side import side_embedding
 from gcl.parts import Part, build, build_as, is_part
 from gcl.progress import progress_bar
-from gcl.retrieval.command import SearchedData, precision_of, reader_of
 from gcl.retrieval.embeddings.embed import Embedder
 from gcl.retrieval.embeddings.joined_reader import JoinedReader
 from gcl.retrieval.embeddings.row_embeddings import RowEmbeddings, embed_rows
 from gcl.retrieval.embeddings.rows import Rows, load_rows
 from gcl.retrieval.hard_negatives import Mined, Sides, search_negatives
+from gcl.retrieval.model_evaluation import precision_of, reader_of
+from gcl.retrieval.settings import SearchedData
 
 EXAMPLES = 3  # rows that are shown with their hardest negative
 
