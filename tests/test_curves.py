@@ -82,7 +82,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("demo") / "shards"
     source = DemoSource(products=640, image_size=48)
-    prepare(PrepareSettings(str(folder), source, SplitSettings(validation=0.1), samples_per_shard=150), facts={})
+    prepare(PrepareSettings(str(folder), source, split=SplitSettings(validation=0.1), samples_per_shard=150), facts={})
     return folder
 
 
