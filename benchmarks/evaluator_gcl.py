@@ -10,6 +10,7 @@ computes ERR and RBP. GCL's "hole" and "acc" are left out, for we do not compute
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -71,15 +72,12 @@ def evaluate(folder: Path) -> None:
     mrr = EvaluateRetrieval.evaluate_custom(qrels, results, CUTOFFS, metric="mrr")
     summary = {
         "mAP@1000": average["MAP@1000"],
-        "mrr@1000": mrr["MRR@1000"],  # type: ignore[call-overload]
+        "mrr@1000": mrr["MRR@1000"],
         "NDCG@10": ndcg["NDCG@10"],
         "Recall@10": recall["Recall@10"],
         "P@10": precision["P@10"],
         "mERR": mean(qrels, results, expected_reciprocal_rank),
-        **{
-            f"mRBP{round(10 * p)}": mean(qrels, results, lambda *each, p=p: rank_biased_precision(*each, p))
-            for p in (0.7, 0.8, 0.9)
-        },
+        **{f"mRBP{round(10 * p)}": mean(qrels, results, partial(rank_biased_precision, p=p)) for p in (0.7, 0.8, 0.9)},
     }
     pd.DataFrame([summary]).to_csv(folder / "output.csv", index=False)
     output = {"ndcg": ndcg, "map": average, "recall": recall, "precision": precision, "mrr": mrr, "summary": summary}

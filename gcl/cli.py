@@ -53,6 +53,9 @@ def run_command(command: Callable[[], None]) -> None:
     except UserError as error:
         say(error)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.errno not in PLACE_ERRORS:
             raise

@@ -116,19 +116,30 @@ def from_main_process(value: Value) -> Value:
 
 def all_sum(tensor: Tensor) -> Tensor:
     """The sum over processes, without gradient (all ranks participate)."""
-    total = tensor.detach().clone()
-    if is_initialized():
-        dist.all_reduce(total)
-    return total
+    if not is_initialized():
+        return tensor.detach().clone()
+    total = on_backend(tensor.detach()).clone()
+    dist.all_reduce(total)
+    return total.to(tensor.device)
 
 
 def gather(tensor: Tensor) -> Tensor:
     """Every process's rows in rank order, without gradient (all ranks participate): (world * rows, ...)."""
     if not is_initialized():
         return tensor.detach()
-    gathered = tensor.new_empty((world_size() * len(tensor), *tensor.shape[1:]))
-    dist.all_gather_into_tensor(gathered, tensor.detach().contiguous())
-    return gathered
+    own = on_backend(tensor.detach()).contiguous()
+    gathered = own.new_empty((world_size() * len(own), *own.shape[1:]))
+    dist.all_gather_into_tensor(gathered, own)
+    return gathered.to(tensor.device)
+
+
+def on_backend(tensor: Tensor) -> Tensor:
+    """The tensor on a device that the processes' backend reaches: NCCL takes none on the CPU."""
+    if tensor.device.type != "cpu" or "cpu:" in dist.get_backend_config():
+        return tensor
+    device = torch.accelerator.current_accelerator()
+    assert device is not None, "a backend without the CPU has another device"
+    return tensor.to(device)
 
 
 def sum_of_own_rows(tensor: Tensor) -> Tensor:

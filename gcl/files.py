@@ -9,7 +9,7 @@ from gcl.errors import UserError
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as UTF-8."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.rename(path)
 
@@ -17,6 +17,18 @@ def write_text(path: Path, text: str) -> None:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_folder(path: Path, setting: str) -> None:
+    """Make a folder where there is none.
+
+    Raises:
+        UserError: it cannot be made, naming the setting.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{setting} {path} cannot be made ({error.strerror}); choose another") from error
 
 
 def check_new_folder(output: Path) -> None:

@@ -123,14 +123,14 @@ class Bomb:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_offered_as_weights_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
+def test_a_pickle_offered_as_weights_is_refused_and_not_run(demo_shards: Path, tmp_path: Path, zipped: bool) -> None:
     mark, weights = tmp_path / "it-ran", tmp_path / "weights.pt"
     if zipped:
         torch.save({"state_dict": Bomb(mark)}, weights)
     else:
         weights.write_bytes(pickle.dumps({"state_dict": Bomb(mark)}))
     with pytest.raises(UserError, match="cannot be loaded"):
-        run_verb("evaluate", [f"checkpoint={weights}", "model=tiny", "data.path=nowhere"])
+        run_verb("evaluate", [f"checkpoint={weights}", "model=tiny", f"data.path={demo_shards}"])
     assert not mark.exists()
 
 
@@ -202,7 +202,7 @@ def test_a_row_without_the_right_side_is_never_found() -> None:
     embeddings = RowEmbeddings(None, {"title": title, "image": image})  # type: ignore[arg-type]
     rows = Rows(table_of([{"item_id": str(number), "title": f"title {number}"} for number in range(3)], None))
     kinds = {"title": "text", "image": "image"}
-    result = evaluate_task(RetrievalTask({"title": 1.0}), embeddings, rows, kinds, {})
+    result = evaluate_task(RetrievalTask({"title": 1.0}), embeddings, rows, kinds, {}, torch.device("cpu"))
     assert all(sorted(found) == [0, 1] for found in result.queries["retrieved_rows"].to_pylist())
     assert result.metrics["corpus"] == 3 and result.metrics["recall@10"] == pytest.approx(2 / 3)
 

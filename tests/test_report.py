@@ -21,7 +21,7 @@ from gcl.data.record import Record
 from gcl.retrieval.pages.charts import BUCKETS, LEFT, Chart, Series, svg_from_chart, thinned
 from gcl.retrieval.pages.gallery import thumbnail
 from gcl.retrieval.pages.report import Comparison, load_log, write_report
-from gcl.retrieval.result import PER_QUERY
+from gcl.retrieval.result import PER_QUERY, SHOWN
 
 COLOURS = ["crimson", "teal", "goldenrod", "slateblue", "seagreen", "sienna", "black", "orchid"]
 SHAPES = ["mug", "vase", "plate", "lamp"]
@@ -90,11 +90,21 @@ def write_examples(folder: Path, examples: list[dict[str, Any]]) -> None:
     """A table with what the report takes of it."""
     columns = {
         "query": [example["query"] for example in examples],
-        "relevant_rows": [example["relevant"] for example in examples],
+        "relevant": [len(example["relevant"]) for example in examples],
+        "relevant_rows": [example["relevant"][:SHOWN] for example in examples],
+        "first_relevant": [first_relevant(example) for example in examples],
+        "retrieved_grades": [
+            [float(hit["row"] in example["relevant"]) for hit in example["retrieved"]] for example in examples
+        ],
         "retrieved_rows": [[hit["row"] for hit in example["retrieved"]] for example in examples],
         "retrieved_scores": [[hit["score"] for hit in example["retrieved"]] for example in examples],
     }
     pq.write_table(pa.table(columns), folder / PER_QUERY)
+
+
+def first_relevant(example: dict[str, Any]) -> int:
+    ranks = [rank for rank, hit in enumerate(example["retrieved"], start=1) if hit["row"] in example["relevant"]]
+    return min(ranks, default=0)
 
 
 def query_text(query: int) -> str:
@@ -252,6 +262,18 @@ def test_product_without_a_readable_picture_keeps_its_place(run: Path, rows: Row
         "sienna mug no. 5",
         "black mug no. 6",
     ]
+
+
+def test_a_query_with_more_relevant_products_than_are_kept_is_marked_in_full(run: Path, rows: Rows) -> None:
+    relevant = list(range(15))
+    retrieved = [{"row": row, "score": 0.5} for row in reversed(relevant)][:10]  # none of the first ten in file order
+    write_examples(
+        run / "evaluation/step_00000800/title2image", [{"query": "q", "relevant": relevant, "retrieved": retrieved}]
+    )
+    page = Page(write_report(run, rows))
+    assert "15 relevant products" in page.text and "first relevant at rank 1" in page.text
+    hits = [attributes for attributes in page.attributes("li") if attributes.get("class") == "hit"]
+    assert len(hits) >= 5
 
 
 def test_thumbnail_is_small_on_white_and_upright() -> None:

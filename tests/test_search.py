@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from gcl.distributed import rank, world_size
 from gcl.errors import UserError
-from gcl.retrieval import bounded_products, candidates, exact_scores
+from gcl.retrieval import bounded_products, candidates, exact_scores, scan
 from gcl.retrieval import search as search_module
 from gcl.retrieval.bounded_products import BoundedProducts, product_type
 from gcl.retrieval.search import search, search_block, search_on_all_processes
-from gcl.retrieval.selection import best, kth_highest, places_above
+from gcl.retrieval.selection import best, highest, places_above
 from gcl.retrieval.vectors import ArrayVectors, TensorVectors, Vectors
 
 QUERIES, DOCUMENTS, DIMENSIONS, DEPTH = 40, 500, 48, 30
@@ -107,6 +107,7 @@ def full_sort(queries: Tensor, corpus: Tensor, depth: int) -> tuple[Tensor, Tens
 def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
     assert torch.equal(found[1], expected[1])
     assert torch.equal(found[0], expected[0])
+    assert not found[0].signbit().logical_and(found[0] == 0).any(), "-0 is 0"
 
 
 @pytest.mark.parametrize("block", [1, 64, 1000])
@@ -117,7 +118,7 @@ def test_documents_order_and_scores_are_those_of_a_full_sort(
 ) -> None:
     queries, corpus = CASES[case]()
     monkeypatch.setattr(bounded_products, "product_type", lambda queries: product)
-    monkeypatch.setattr(search_module, "BLOCK", block)
+    monkeypatch.setattr(scan, "BLOCK", block)
     expected = full_sort(queries, corpus, DEPTH)
     assert_same(search(queries, TensorVectors(corpus), DEPTH), expected)
     # Hardly room for the best: candidates are trimmed, scored and cut again and again.
@@ -159,11 +160,31 @@ def test_few_queries_or_documents_are_searched(
     assert_same((scores, numbers), full_sort(left, right, depth))
 
 
+@pytest.mark.parametrize(("misleading", "passes"), [(False, 1), (True, 2)])
+def test_a_guess_that_a_sample_suggests_is_proved_or_given_up(
+    monkeypatch: pytest.MonkeyPatch, misleading: bool, passes: int
+) -> None:
+    monkeypatch.setattr(scan, "BLOCK", 20)
+    queries, corpus = functional.normalize(1 + reals(0, 4)), functional.normalize(reals(1, 2000))
+    if misleading:  # only what is sampled is good
+        corpus[:: scan.spacing(range(2000), int(2000 * scan.SAMPLED_SHARE))] += 1.0
+    reads: list[int] = []
+
+    @dataclass(frozen=True)
+    class Counted(TensorVectors):
+        def block(self, start: int, stop: int) -> Tensor:
+            reads.append(start)
+            return super().block(start, stop)
+
+    assert_same(search(queries, Counted(corpus), 200), full_sort(queries, corpus, 200))
+    assert len(reads) == passes * 2000 // 20
+
+
 @pytest.mark.parametrize("block", [3, 1000])
 @pytest.mark.parametrize("product", TYPES)
 def test_a_row_of_zeros_is_never_found(monkeypatch: pytest.MonkeyPatch, product: torch.dtype, block: int) -> None:
     monkeypatch.setattr(bounded_products, "product_type", lambda queries: product)
-    monkeypatch.setattr(search_module, "BLOCK", block)
+    monkeypatch.setattr(scan, "BLOCK", block)
     queries, corpus = -1 - reals(0, QUERIES).abs(), 1 + reals(1, 20).abs()
     corpus[[0, 1, 2, 9, 19]] = 0.0  # the best of all, for every score is negative
     corpus[4], corpus[4, 0] = 0.0, 1e-40  # not zeros: its length in float32 is
@@ -242,7 +263,7 @@ def test_every_float_sorts_as_a_stable_sort_would() -> None:
         assert torch.equal(found, expected.values[:, :depth])
         assert torch.equal(columns, expected.indices[:, :depth] + 1000)
         if depth <= 100:
-            assert torch.equal(kth_highest(scores, depth), expected.values[:, depth - 1])
+            assert torch.equal(highest(scores, depth).sort(dim=1, descending=True).values, expected.values[:, :depth])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -288,7 +309,7 @@ class OwnRange(TensorVectors):
 
 
 def search_and_save(accelerator: Accelerator, folder: Path, depths: tuple[int, ...]) -> None:
-    search_module.BLOCK = 64
+    scan.BLOCK = 64
     search_module.MERGED_BYTES = 40 * 100  # a few queries at once
     found = {}
     for case in ("unit vectors", "duplicates", "ties"):

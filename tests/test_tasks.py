@@ -1,5 +1,7 @@
 """What a task asks of rows: GCL's queries and positives, written down once more with pandas as GCL's evaluator does."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -142,8 +144,7 @@ def test_counts_below_one_are_refused(name: str) -> None:
         RetrievalTask({"title": 1.0}, **{name: 0})
 
 
-def test_four_million_rows_are_asked_in_little_memory() -> None:
-    """Through Arrow and NumPy alone: a Python object for each row would take minutes and gigabytes."""
+def test_many_rows_are_asked_without_an_object_for_each() -> None:
     rows, titles = 400_000, 100_000
     numbers = np.random.default_rng(0).integers(0, titles, rows)
     table = pa.table(
@@ -152,6 +153,8 @@ def test_four_million_rows_are_asked_in_little_memory() -> None:
             "title": pa.array(numbers).cast(pa.large_string()),
         }
     )
-    asked = RetrievalTask({"title": 1.0}).ask(Rows(table), ["title"])
+    asked_of, started = Rows(table), time.process_time()
+    asked = RetrievalTask({"title": 1.0}).ask(asked_of, ["title"])
+    assert time.process_time() - started < 5, "a dictionary of lists takes longer"
     assert len(asked.questions.query_ids) == 4000
     assert len(asked.questions.judgements.queries) == np.isin(numbers, numbers[asked.asking]).sum()

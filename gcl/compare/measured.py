@@ -16,7 +16,10 @@ LEVELS = 3  # folders below the one that is named, as in RUN/MODEL/TASK
 START = "step_00000000"
 LATENCY = "latency.json"
 COLUMNS = ["query_id", "query", "relevant", "first_relevant", *METRICS]  # of the table of queries
-SAME_TASK = ("left", "right", "dimensions")  # facts that two evaluations of one task may differ in
+# Facts that make it another question.
+ASKED = ("sample_rows", "relevant", "weight", "max_queries", "sampling")
+# Facts in which two evaluations of one task may differ: said, but set level.
+SAME_TASK = ("left", "right", "dimensions", "context_length")
 
 
 def load_entries(run: Path) -> list[Entry]:
@@ -72,7 +75,7 @@ def entry_from_result(result: Result, metrics: dict[str, float], model: str, fol
         corpus=count(result.metrics, "corpus"),
         intervals={name: (float(low), float(high)) for name, (low, high) in (facts.get("intervals") or {}).items()},
         # Of a sample, the rows are a function of the split and of their number.
-        data=fingerprint and f"{data.get('split')} {fingerprint} {facts.get('sample_rows')}",
+        data=fingerprint and json.dumps([data.get("split"), fingerprint, [facts.get(name) for name in ASKED]]),
         place=readable(" ".join(str(data[name]) for name in ("path", "split") if name in data)),
         facts={name: facts.get(name) for name in SAME_TASK},
         folder=folder,

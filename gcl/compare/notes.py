@@ -20,7 +20,7 @@ def notes_on(group: list[Entry], above: list[Entry] | None) -> list[str]:
 def why_apart(first: Entry) -> str:
     """Why a second table of a task stands by itself."""
     if not first.is_published:
-        return "Measured on other products than the table above: not to be set level with it."
+        return "Measured on other products, or asked otherwise, than the table above: not to be set level with it."
     if first.regime == HARD:
         return f"Published, on about {first.corpus:,} products: not to be set level with the table above."
     return "Published, on a sample that is not known: not to be set level with the table above."

@@ -10,11 +10,11 @@ from gcl.compare.moved import moved_queries
 from gcl.page import write_page
 
 
-def write_comparison_page(path: Path, comparison: Comparison, pages: dict[str, str]) -> None:
+def write_comparison_page(path: Path, comparison: Comparison, pages: dict[int, str]) -> None:
     """Write the page; colours, spacing and words are in the template beside this file.
 
     Args:
-        pages: a table's title -> the page beside this one that shows its two models' rankings.
+        pages: a table's number -> the page beside this one that shows its two models' rankings.
     """
     write_page(
         path,

@@ -17,6 +17,7 @@ from gcl.data.record import Record, is_score
 from gcl.data.shards import ShardReader
 from gcl.data.storage.folders import CacheSettings, is_remote
 from gcl.data.storage.object_store import without_secrets
+from gcl.data.workers import told_of_workers
 from gcl.errors import UserError
 
 OWN_NEGATIVES = "rows"  # data.negatives: those that rows bring
@@ -200,12 +201,5 @@ class StepBatches(Dataset[Batch]):
         """
         ahead = 2 if self.workers else None
         steps = range(start_step, max_steps)
-        try:
+        with told_of_workers("resume=true goes on from the last checkpoint, with fewer data.workers=N if it was"):
             yield from DataLoader(self, batch_size=None, sampler=steps, num_workers=self.workers, prefetch_factor=ahead)
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                "a data worker died, perhaps for want of memory; resume=true goes on from the last checkpoint, with "
-                "fewer data.workers=N if it was"
-            ) from None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gcl.errors import UserError
-from gcl.retrieval.selection import kth_highest, places_above, spread
+from gcl.retrieval.selection import highest, places_above, spread
 
 FEW_QUERIES = 32  # reading the corpus costs more than multiplying it; rounding it to bfloat16 would be a loss
 BFLOAT16_ROUNDING = 2.0**-8  # at most, relative
@@ -36,11 +36,11 @@ class BoundedScores:
         middle = products.add_(spread(self.offset, counts))
         return middle - reach, reach.add_(middle)
 
-    def lowest_score(self, place: int) -> Tensor:
-        """What each query's document at that place, from 1, scores at least: (queries,), -inf where there is none."""
-        product = kth_highest(self.products, place)
-        lowest = self.offset + product - self.margin - self.rounding * product.abs()
-        return lowest.where(product > -torch.inf, -torch.inf)
+    def lowest_scores(self, count: int) -> Tensor:
+        """The lowest possible scores of each query's `count` highest products: (queries, count), in no order."""
+        products = highest(self.products, count)
+        lowest = self.offset[:, None] + products - self.margin[:, None] - self.rounding * products.abs()
+        return lowest.where(products > -torch.inf, -torch.inf)
 
     def halves(self) -> tuple["BoundedScores", "BoundedScores"]:
         """Those of the first half of the documents and of the others."""
@@ -96,7 +96,7 @@ class BoundedProducts:
         if not margin.isfinite().all():
             raise UserError("an embedding holds NaN or infinity, or is too long for scores in float32; encode it again")
         products = self._queries @ rounded.T
-        absent = ~documents.any(1)
+        absent = (documents.amax(1) == 0) & (documents.amin(1) == 0)
         if absent.any():
             products[:, absent] = -torch.inf
         rounding = 0.0 if products.dtype == torch.float32 else 1.01 * BFLOAT16_ROUNDING

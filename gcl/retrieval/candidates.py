@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from gcl.retrieval.bounded_products import BoundedScores
-from gcl.retrieval.selection import best, flat_nonzero, kth_highest, spread
+from gcl.retrieval.selection import best, flat_nonzero, highest, spread
 
-CAPACITY = 4  # times the depth: places for each query's candidates
+CAPACITY = 3  # times the depth: places for each query's candidates
 LEAST_CAPACITY = 512
 FULL = 0.75  # of the places; queries that fill more after trimming are scored
 PART = 512  # queries whose candidates are trimmed at once
@@ -26,20 +26,21 @@ class Candidates:
     than there is room for, they are scored, and only the best are kept; a candidate is scored once at most.
 
     Args:
-        queries: how many, at least one.
         depth: how many of the best are wanted, at least 1.
+        floor: (queries,) float32 where floors start; -inf, or higher where it is known or proved afterwards that there
+            are enough better documents.
         score: gives the scores themselves.
+        numbers: how many documents there are to number.
     """
 
-    def __init__(self, queries: int, depth: int, score: Score, device: torch.device) -> None:
+    def __init__(self, depth: int, floor: Tensor, score: Score, numbers: int) -> None:
         self.capacity = capacity(depth)
-        self.depth, self.score = depth, score
+        self.depth, self.floor, self.score = depth, floor, score
         # (queries, capacity), filled from the left in ascending order of document
-        self.lowest = torch.full((queries, self.capacity), -torch.inf, device=device)
+        self.lowest = torch.full((len(floor), self.capacity), -torch.inf, device=floor.device)
         self.highest = torch.full_like(self.lowest, -torch.inf)
-        self.numbers = torch.zeros_like(self.lowest, dtype=torch.int64)
-        self.count = torch.zeros(queries, dtype=torch.int64, device=device)
-        self.floor = torch.full((queries,), -torch.inf, device=device)
+        self.numbers = torch.zeros_like(self.lowest, dtype=torch.int32 if numbers < 2**31 else torch.int64)
+        self.count = torch.zeros(len(floor), dtype=torch.int64, device=floor.device)
 
     def add(self, scores: BoundedScores, start: int) -> None:
         """Take in a block of documents, which follow those that were taken in before.
@@ -48,7 +49,7 @@ class Candidates:
             start: number of the block's first document.
         """
         if self.floor.min() == -torch.inf:
-            self.raise_floor(scores.lowest_score(self.depth))
+            self.raise_floor(scores.lowest_scores(self.depth).amin(1))
         found, counts = self._above_floor(scores)
         if not self._has_room(counts):
             self._make_room()
@@ -67,15 +68,23 @@ class Candidates:
         width = max(self.depth, int(self.count.max()))
         parts = [best(self.lowest[part, :width], self.numbers[part, :width], self.depth) for part in self._parts()]
         scores, numbers = (torch.cat(some) for some in zip(*parts, strict=True))
-        return scores, numbers.where(scores > -torch.inf, -1)
+        return scores, numbers.where(scores > -torch.inf, -1).long()
 
     def lowest_score(self, place: int) -> Tensor:
         """What each query's document at that place, from 1, scores at least: (queries,), -inf where there is none."""
-        return torch.cat([kth_highest(self.lowest[part], place) for part in self._parts()])
+        return torch.cat([highest(self.lowest[part], place).amin(1) for part in self._parts()])
 
     def raise_floor(self, floor: Tensor) -> None:
         """Leave out what scores below (queries,) `floor`: elsewhere there are enough better documents."""
         self.floor = torch.maximum(self.floor, floor)
+
+    def replace(self, rows: Tensor, others: "Candidates") -> None:
+        """Take the candidates of some queries, (queries,) int64, from elsewhere."""
+        for own, other in zip(self._state(), others._state(), strict=True):
+            own[rows] = other
+
+    def _state(self) -> tuple[Tensor, ...]:
+        return self.lowest, self.highest, self.numbers, self.count, self.floor
 
     def _parts(self) -> list[slice]:
         """Queries whose candidates are looked at together."""
@@ -98,7 +107,8 @@ class Candidates:
         lowest, highest = scores.intervals(found, counts)
         self.lowest.view(-1).scatter_(0, places, lowest)
         self.highest.view(-1).scatter_(0, places, highest)
-        self.numbers.view(-1).scatter_(0, places, found.add_(spread(start - rows * scores.products.shape[1], counts)))
+        numbers = found.add_(spread(start - rows * scores.products.shape[1], counts)).to(self.numbers.dtype)
+        self.numbers.view(-1).scatter_(0, places, numbers)
         self.count += counts
 
     def _make_room(self) -> None:
@@ -132,7 +142,7 @@ class Candidates:
         size = -(-(stop - start) * PAIRS // int(unknown.sum()))
         for first in range(start, stop, size):
             places = flat_nonzero(unknown & (self.numbers >= first) & (self.numbers < first + size))
-            scores = self.score(places // self.capacity, self.numbers.view(-1).index_select(0, places))
+            scores = self.score(places // self.capacity, self.numbers.view(-1).index_select(0, places).long())
             self.lowest.view(-1).scatter_(0, places, scores)
             self.highest.view(-1).scatter_(0, places, scores)
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from gcl.config import chosen_option, load_settings
 from gcl.distributed import is_main_process, leave, start_processes
 from gcl.errors import UserError
+from gcl.files import make_folder
 from gcl.parts import build, build_as
 from gcl.progress import progress_bar
 from gcl.retrieval.embeddings.joined_reader import Reader
@@ -26,6 +27,7 @@ from gcl.retrieval.tasks import RetrievalTask
 
 SHOWN = ("ndcg@10", "recall@10", "mrr", "map", "precision@10", "err", "rbp@0.7", "rbp@0.8", "rbp@0.9")
 REPORT = "report.html"
+OF_MODELS = ("data", "embeddings", "batch_size", "precision", "model", "trust_remote_code")  # settings
 
 
 def main(arguments: list[str]) -> None:
@@ -33,9 +35,10 @@ def main(arguments: list[str]) -> None:
     settings: EvaluateSettings = build_as(EvaluateSettings, {**chosen, "model": None, "task": None})
     task, name = build(chosen["task"]), chosen_option("evaluate", "task", arguments)
     output = Path(settings.output_dir).expanduser() if settings.output_dir else None
-    if output is not None and output.is_file():
-        raise UserError(f"output_dir {output} is a file; give a folder")
+    if output is not None:
+        make_folder(output, "output_dir")
     if isinstance(task, PrecomputedTask):
+        warn_of_unused(arguments)
         result, reader = evaluate_precomputed(task, name, settings), None
     elif isinstance(task, RetrievalTask):
         # open_clip and transformers take seconds to import, and embeddings from files need neither.
@@ -49,6 +52,13 @@ def main(arguments: list[str]) -> None:
         if output is not None:
             write_evaluation_report_beside(result, reader, output)
     leave()
+
+
+def warn_of_unused(arguments: list[str]) -> None:
+    """Say which settings do nothing where embeddings come from files."""
+    for argument in arguments:
+        if argument.partition("=")[0].partition(".")[0] in OF_MODELS:
+            print(f"gcl: warning: {argument} has no effect: this task's embeddings come from files", file=sys.stderr)
 
 
 def evaluate_precomputed(task: PrecomputedTask, name: str, settings: EvaluateSettings) -> Result:
@@ -83,7 +93,7 @@ def show(result: Result) -> None:
         table.add_row(metric, f"{metrics[metric]:.4f}", f"{low:.4f} to {high:.4f}")
     console = Console()
     console.print(table)
-    console.print(f"{metrics['queries']:,} queries, {metrics['corpus']:,} documents", highlight=False)
+    console.print(f"queries: {metrics['queries']:,}; documents: {metrics['corpus']:,}", highlight=False)
 
 
 def write_evaluation_report_beside(result: Result, reader: Reader | None, folder: Path) -> None:

@@ -1,10 +1,11 @@
 """The retrieval evaluator: embedded queries and documents in, metrics query by query out."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from rich.progress import Progress
 from torch import Tensor
 
@@ -50,6 +51,7 @@ def evaluate_task(
     rows: Rows,
     kinds: dict[str, str],
     facts: dict[str, Any],
+    device: torch.device,
     asking_rows: int | None = None,
 ) -> Result:
     """Measure one task on rows (all ranks participate; every process gets the result).
@@ -57,6 +59,7 @@ def evaluate_task(
     Args:
         kinds: of each field, image or text.
         facts: what to say of the model and the data.
+        device: that searches.
         asking_rows: those from the first on that ask and say what is relevant; the others are only searched. None: all.
 
     Raises:
@@ -69,17 +72,10 @@ def evaluate_task(
         )
         for side, numbers in ((task.left, asked.asking), (task.right, asked.documents))
     ]
-    retrieved = retrieve(asked.questions, sides[0].block(0, len(sides[0])), sides[1])
+    retrieved = retrieve(asked.questions, sides[0].block(0, len(sides[0])).to(device), sides[1])
     if retrieved.documents.shape[1] == 0:
         raise UserError(f"no row has any of {', '.join(task.right)}, which the task retrieves")
-    described = {
-        "regime": task.regime,
-        "sample_rows": task.sample_rows,
-        "left": task.left,
-        "right": task.right,
-        "dimensions": task.dimensions,
-    }
-    return build_result(retrieved, asked.documents, {**described, **facts})
+    return build_result(retrieved, asked.documents, {**asdict(task), **facts})
 
 
 def build_result(retrieved: Retrieved, rows: np.ndarray, facts: dict[str, Any]) -> Result:
@@ -100,7 +96,11 @@ def query_table(retrieved: Retrieved, rows: np.ndarray, slices: dict[str, list[s
     """One row for each query, as `Result` describes it."""
     questions, measured = retrieved.questions, retrieved.measured
     judgements, ids = questions.judgements, questions.document_ids
-    order = np.lexsort((np.arange(len(judgements.queries)), -judgements.grades, judgements.queries))
+    # Of equally relevant documents that of the row which asks comes first.
+    is_other = np.ones(len(judgements.queries), bool)
+    if questions.own is not None:
+        is_other = judgements.documents != questions.own[judgements.queries]
+    order = np.lexsort((is_other, -judgements.grades, judgements.queries))
     order = order[judgements.documents[order] < len(ids)]  # others are judged and in no corpus
     asked = judgements.queries[order]
     order = order[np.arange(len(order)) - np.searchsorted(asked, asked, "left") < SHOWN]

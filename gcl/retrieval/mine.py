@@ -55,6 +55,7 @@ class MineSettings:
     batch_size: int = 128  # rows encoded at once, per process
     precision: Precision | None = None  # of the towers' matrix products; null: the run's, or float32
     model: Part | None = None  # architecture of a .pt or .safetensors file
+    trust_remote_code: bool = False  # run Python code that comes with a transformers: or sentence-transformers: model
 
     def __post_init__(self) -> None:
         for name, value in (("negatives_per_row", self.negatives_per_row), ("batch_size", self.batch_size)):
@@ -67,7 +68,7 @@ class MineSettings:
 def main(arguments: list[str]) -> None:
     chosen = load_settings("mine", MineSettings, arguments)
     settings: MineSettings = build_as(MineSettings, {**chosen, "model": None})
-    loaded = load_encoder(settings.checkpoint, chosen["model"])
+    loaded = load_encoder(settings.checkpoint, chosen["model"], settings.trust_remote_code)
     pair = pair_to_mine(settings, loaded)
     reader = reader_of(loaded, settings.checkpoint, settings.data)
     if isinstance(reader, JoinedReader):

@@ -1,5 +1,6 @@
 """A model on the rows of a split: embedded, searched and measured."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from accelerate import Accelerator
 from gcl.distributed import Precision, from_main_process, is_main_process, start_processes
 from gcl.encoders.load import LoadedEncoder, load_encoder
 from gcl.errors import UserError
+from gcl.files import make_folder
 from gcl.parts import Part
 from gcl.retrieval.embeddings.embed import Embedder
 from gcl.retrieval.embeddings.joined_reader import JoinedReader, Reader, build_reader, described
@@ -25,16 +27,25 @@ def evaluate_model(
     """Embed what the task needs of a split and measure (all ranks participate)."""
     if settings.checkpoint is None:
         raise UserError("checkpoint must be set: a run, a checkpoint folder or file, or a published model's name")
+    if settings.data.path is not None:  # before any weight is loaded
+        build_reader(settings.data.path, settings.data.split, settings.data.corpus).split_fields(task.columns)
     loaded = load_encoder(settings.checkpoint, model, settings.trust_remote_code)
     task.check_dimensions(loaded.encoder.dimensions)
     reader = reader_of(loaded, settings.checkpoint, settings.data)
     reader.split_fields(task.columns)
     accelerator = start_processes(precision_of(loaded, settings.precision))
     folder = Path(settings.embeddings.folder).expanduser()
+    if is_main_process():
+        make_folder(folder, "embeddings.folder")
+    if own := [name for name in task.left if name in task.right and is_main_process()]:
+        print(
+            f"gcl: warning: {own[0]} asks and answers: a query finds its product by its own text", file=sys.stderr
+        )
     embedder = build_embedder(loaded, reader, task.columns, accelerator, settings, folder)
     facts = {"model": loaded.encoder.name, "identity": embedder.identity, "task": name, "data": described(reader)}
     with torch.inference_mode():
-        return evaluate_task(task, embedder, embedder.rows, reader.kinds, facts, asking_rows(reader)), reader
+        asking = asking_rows(reader)
+        return evaluate_task(task, embedder, embedder.rows, reader.kinds, facts, accelerator.device, asking), reader
 
 
 def asking_rows(reader: Reader) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from gcl.retrieval.metrics import Judgements
@@ -16,3 +17,4 @@ class Questions:
     document_ids: pa.StringArray  # (documents,), unique
     judgements: Judgements
     slices: dict[str, list[str]] = field(default_factory=dict)  # name -> which part of it each query belongs to
+    own: np.ndarray | None = None  # (queries,) the document whose row asks, the one that is wanted most; None: unknown

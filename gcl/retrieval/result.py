@@ -12,24 +12,40 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydantic
 
 from gcl.errors import UserError
 from gcl.files import write_text
 
 METRICS, FACTS, PER_QUERY = "metrics.json", "evaluation.json", "per_query.parquet"
 SLICE = "slice:"  # before the name of a slice, in the table of queries
-NEEDED = (  # of facts
-    "model",
-    "task",
-    "regime",
-    "sample_rows",
-    "left",
-    "right",
-    "dimensions",
-    "data",
-    "intervals",
-    "slices",
-)
+
+
+class SliceFacts(pydantic.BaseModel):
+    """A part of the queries."""
+
+    slice: str
+    value: str
+    queries: int
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
+class Facts(pydantic.BaseModel):
+    """What a page or a comparison needs of evaluation.json; it may come from anybody."""
+
+    model: str
+    task: str
+    regime: str | None
+    sample_rows: int | None
+    left: dict[str, float] | None
+    right: dict[str, float] | None
+    dimensions: int | None
+    data: dict[str, str | bool | int | None | list[str]]
+    intervals: dict[str, tuple[float, float]]
+    slices: list[SliceFacts]
+
+
 SHOWN = 10  # retrieved and relevant documents that are kept of each query
 
 
@@ -73,14 +89,16 @@ def load_result(folder: Path) -> Result:
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        if not isinstance(facts, dict) or not isinstance(metrics, dict):
-            raise ValueError(f"{FACTS} or {METRICS} holds no object")
-        missing = [name for name in NEEDED if name not in facts]
-        if missing:
-            raise ValueError(f"{FACTS} does not say {missing[0]}")
+        if not isinstance(metrics, dict):
+            raise ValueError(f"{METRICS} holds no object")
+        Facts.model_validate(facts)
         return Result(facts, metrics, pq.read_table(folder / PER_QUERY))
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
+        said = str(error)
+        if isinstance(error, pydantic.ValidationError):
+            first = error.errors()[0]
+            said = f"{FACTS} {'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(
-            f"{folder} is no result of gcl evaluate ({error}); write one with `gcl evaluate checkpoint=C task=T "
+            f"{folder} is no result of gcl evaluate ({said}); write one with `gcl evaluate checkpoint=C task=T "
             f"output_dir={folder}`"
         ) from error

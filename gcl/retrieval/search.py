@@ -7,9 +7,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from gcl.distributed import gather, rank, world_size
-from gcl.retrieval.bounded_products import BoundedProducts
-from gcl.retrieval.candidates import Candidates, capacity
-from gcl.retrieval.exact_scores import exact_scores
+from gcl.retrieval.candidates import capacity
+from gcl.retrieval.scan import BLOCK, Scan
 from gcl.retrieval.selection import best
 from gcl.retrieval.vectors import Vectors
 
@@ -18,7 +17,6 @@ Mask = Callable[[Tensor, int], Tensor]
 
 QUERY_BLOCK = 256
 CORPUS_BLOCK = 65_536
-BLOCK = 4096  # documents multiplied at once
 GROUP_BYTES = 1 << 30  # for the queries that are searched together; more of them read the corpus again
 MERGED_BYTES = 1 << 27  # for what is gathered at once from all processes
 
@@ -42,10 +40,8 @@ def search(queries: Tensor, corpus: Vectors, depth: int, progress: Progress | No
     Raises:
         UserError: an embedding is not finite.
     """
-    groups = query_groups(queries, depth)
-    documents = range(len(corpus))
-    found = [candidates_of(group, corpus, documents, depth, progress).best() for group in groups]
-    return joined(found)
+    scan = Scan(corpus, range(len(corpus)), depth)
+    return joined([scan.candidates(group, progress).best() for group in query_groups(queries, depth)])
 
 
 def search_on_all_processes(
@@ -56,10 +52,10 @@ def search_on_all_processes(
     All ranks participate, with the same queries.
     """
     share = -(-len(corpus) // world_size())
-    documents = range(len(corpus))[rank() * share : (rank() + 1) * share]
+    scan = Scan(corpus, range(len(corpus))[rank() * share : (rank() + 1) * share], depth)
     found = []
     for group in query_groups(queries, depth):
-        candidates = candidates_of(group, corpus, documents, depth, progress)
+        candidates = scan.candidates(group, progress)
         # Every process has that many documents at or above the lowest of these floors: together they have depth.
         floors = gather(candidates.lowest_score(-(-depth // world_size())))
         candidates.raise_floor(floors.view(world_size(), -1).amin(0))
@@ -67,26 +63,9 @@ def search_on_all_processes(
     return joined(found)
 
 
-def candidates_of(
-    queries: Tensor, corpus: Vectors, documents: range, depth: int, progress: Progress | None
-) -> Candidates:
-    """What may be among the best of each query within a range of the corpus."""
-    candidates = Candidates(len(queries), depth, lambda *pairs: exact_scores(queries, corpus, *pairs), queries.device)
-    task = progress.add_task("search", total=len(documents)) if progress else None
-    products: BoundedProducts | None = None
-    for start in documents[::BLOCK]:
-        stop = min(start + BLOCK, documents.stop)
-        vectors = corpus.block(start, stop).to(queries.device)
-        products = products or BoundedProducts(queries, vectors.mean(0))
-        candidates.add(products.of(vectors), start)
-        if progress and task is not None:
-            progress.advance(task, stop - start)
-    return candidates
-
-
 def query_groups(queries: Tensor, depth: int) -> tuple[Tensor, ...]:
     """Queries that are searched together, as many as the memory is for, in groups of one size."""
-    bytes_each = 16 * capacity(depth) + 7 * BLOCK + 20 * queries.shape[1]
+    bytes_each = 12 * capacity(depth) + 7 * BLOCK + 20 * queries.shape[1]
     groups = -(-len(queries) * bytes_each // GROUP_BYTES)
     return queries.split(-(-len(queries) // groups))
 
@@ -94,6 +73,8 @@ def query_groups(queries: Tensor, depth: int) -> tuple[Tensor, ...]:
 def merged(scores: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """Every process's best of its own documents to the best of all, in place (all ranks participate)."""
     depth = scores.shape[1]
+    if world_size() == 1:
+        return scores, numbers
     for start in range(0, len(scores), rows := max(1, MERGED_BYTES // (40 * depth * world_size()))):
         part = slice(start, start + rows)
         # Of equal scores those of earlier processes come first: their numbers are lower.

@@ -6,6 +6,9 @@ On a CPU, NumPy compares, counts and partitions on one thread several times quic
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+PART = 512  # rows that are copied at once
 
 
 def best(scores: Tensor, numbers: Tensor, depth: int) -> tuple[Tensor, Tensor]:
@@ -19,16 +22,15 @@ def best(scores: Tensor, numbers: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     return scores.gather(1, places), numbers.gather(1, places)
 
 
-def kth_highest(values: Tensor, place: int) -> Tensor:
-    """The value at that place, from 1, of each row in descending order: (rows,) float32, -inf where there is none."""
+def highest(values: Tensor, count: int) -> Tensor:
+    """The `count` highest values of each row, in no order: (rows, count) float32; -inf where a row has fewer."""
     rows, columns = values.shape
-    if columns < place:
-        return torch.full((rows,), -torch.inf, device=values.device)
+    if columns < count:
+        return functional.pad(values.float(), (0, count - columns), value=-torch.inf)
     if values.device.type == "cpu":
-        return torch.from_numpy(
-            np.partition(values.float().numpy(), columns - place, axis=1)[:, columns - place].copy()
-        )
-    return values.float().topk(place, dim=1).values[:, -1]
+        parts = (np.partition(part.float().numpy(), columns - count, axis=1) for part in values.split(PART))
+        return torch.from_numpy(np.concatenate([part[:, columns - count :] for part in parts]))
+    return values.float().topk(count, dim=1, sorted=False).values
 
 
 def places_above(values: Tensor, thresholds: Tensor) -> Tensor:

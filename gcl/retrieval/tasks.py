@@ -1,5 +1,6 @@
 """A retrieval task on rows: which side asks, which side answers, and what counts as relevant."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,9 +49,11 @@ class RetrievalTask:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"task {name}={value} must be at least 1")
-        for name in ("left", "right"):
-            if not getattr(self, name):
-                raise UserError(f"task {name} names no field; write it as {name}={{title: 1.0}}")
+        for name, side in (("left", self.left), ("right", self.right)):
+            if not side or not all(0 < weight < math.inf for weight in side.values()):
+                raise UserError(
+                    f"task {name}={side} is no side; give fields with weights above 0: {name}={{title: 1.0}}"
+                )
 
     def check_dimensions(self, dimensions: int) -> None:
         """Refuse a prefix that is longer than the model's embeddings."""
@@ -106,7 +109,10 @@ class RetrievalTask:
         ids = rows.column(ITEM_ID).take(pa.array(documents)).cast(pa.large_string())
         readable = [name.replace(SEPARATOR, " ").strip() for name in names]
         slices = {name: rows.column(name).take(pa.array(first[chosen])).to_pylist() for name in self.slices}
-        return Asked(Questions(names, readable, ids, judgements, slices), first[chosen], documents)
+        document_of_row = np.zeros(len(rows), np.int64)
+        document_of_row[numbers] = document_of
+        own = document_of_row[first[chosen]]
+        return Asked(Questions(names, readable, ids, judgements, slices, own), first[chosen], documents)
 
     def _sampled(self, rows: int) -> np.ndarray:
         if self.sample_rows is None or self.sample_rows >= rows:

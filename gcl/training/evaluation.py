@@ -77,7 +77,9 @@ class Evaluation:
             embeddings = embed_rows(embedder, self.validation_loss.fields + asked)
             facts = {"model": self.encoder.name, "data": described(self.reader)}
             results = {
-                name: evaluate_task(task, embeddings, self.rows, self.reader.kinds, {**facts, "task": name})
+                name: evaluate_task(
+                    task, embeddings, self.rows, self.reader.kinds, {**facts, "task": name}, accelerator.device
+                )
                 for name, task in self.tasks.items()
             }
             results[VALIDATION_LOSS] = Result({}, self._validation_loss(embeddings, model), pa.table({}))

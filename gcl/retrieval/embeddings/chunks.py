@@ -30,6 +30,12 @@ def chunk_count(items: int) -> int:
     return -(-items // chunk_size(items))
 
 
+def item_count(chunks: list[int], items: int) -> int:
+    """Of these chunks, all of which have as many items but perhaps the last."""
+    size = chunk_size(items)
+    return sum(min(items, (chunk + 1) * size) - chunk * size for chunk in chunks)
+
+
 def own_pieces(missing: list[int], items: int, batch_size: int) -> list[Piece]:
     """The pieces that this process encodes of the missing chunks.
 

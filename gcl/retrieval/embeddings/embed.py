@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from rich.console import Console
@@ -16,13 +17,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gcl.data.manifest import IMAGE
+from gcl.data.workers import told_of_workers
 from gcl.distributed import is_main_process, world_size
 from gcl.encoders.encoder import Encoder
 from gcl.errors import UserError
 from gcl.progress import progress_bar
-from gcl.retrieval.embeddings.chunks import Piece, own_pieces
+from gcl.retrieval.embeddings.chunks import Piece, item_count, own_pieces
 from gcl.retrieval.embeddings.joined_reader import Reader
 from gcl.retrieval.embeddings.piece_images import PieceImages
+from gcl.retrieval.embeddings.row_store import DEAD_WORKER
 from gcl.retrieval.embeddings.rows import Rows
 from gcl.retrieval.embeddings.sink import MemorySink, Sink
 from gcl.retrieval.embeddings.store import EmbeddingStore
@@ -74,28 +77,31 @@ class Embedder:
     def _images(self, name: str, numbers: np.ndarray) -> Vectors:
         key = {"images": name, "rows": self.reader.fingerprint, "of": digest_of_numbers(numbers, len(self.reader))}
         sink = self._sink(name, key, len(numbers), self.reader)
-        pieces = own_pieces(sink.missing(), len(numbers), self.batch_size)
+        missing = sink.missing()
+        pieces = own_pieces(missing, len(numbers), self.batch_size)
         images = PieceImages(self.reader, name, numbers, pieces, self.encoder.read_image)
 
         def encoded() -> Iterator[tuple[Tensor, int]]:
             on_gpu = self.accelerator.device.type == "cuda"
-            for pixels, present, undecodable in DataLoader(
-                images, batch_size=None, num_workers=self.workers, pin_memory=on_gpu
-            ):
-                vectors = self.encoder.encode_images(pixels.to(self.accelerator.device, non_blocking=True))
-                yield vectors * present.to(vectors.device)[:, None], undecodable
+            batches = DataLoader(images, batch_size=None, num_workers=self.workers, pin_memory=on_gpu)
+            with told_of_workers(DEAD_WORKER):
+                for pixels, present, undecodable in batches:
+                    vectors = self.encoder.encode_images(pixels.to(self.accelerator.device, non_blocking=True))
+                    yield vectors * present.to(vectors.device)[:, None], undecodable
 
-        self._encode(name, pieces, sink, encoded())
+        self._encode(name, pieces, item_count(missing, len(numbers)), sink, encoded())
         vectors, undecodable = sink.finish()
         check_undecodable(undecodable, len(numbers))
         return vectors
 
     def _texts(self, name: str, numbers: np.ndarray, context_length: int | None) -> Vectors:
-        values = self.rows.column(name).take(pa.array(numbers)).dictionary_encode()
-        distinct = values.dictionary.to_pylist()
+        values = self.rows.column(name).take(pa.array(numbers))
+        in_order = pc.unique(values).sort()  # whichever rows ask: equal texts are found again
+        distinct = in_order.to_pylist()
         key = {"texts": digest_of_texts(distinct), "context_length": context_length}
         sink = self._sink(name, key, len(distinct))
-        pieces = own_pieces(sink.missing(), len(distinct), self.batch_size)
+        missing = sink.missing()
+        pieces = own_pieces(missing, len(distinct), self.batch_size)
 
         def encoded() -> Iterator[tuple[Tensor, int]]:
             for piece in pieces:
@@ -103,8 +109,8 @@ class Embedder:
                 vectors = self.encoder.encode_texts(texts, context_length)
                 yield vectors * torch.tensor([bool(text) for text in texts], device=vectors.device)[:, None], 0
 
-        self._encode(name, pieces, sink, encoded())
-        return IndexedVectors(sink.finish()[0], np.array(values.indices))
+        self._encode(name, pieces, item_count(missing, len(distinct)), sink, encoded())
+        return IndexedVectors(sink.finish()[0], np.array(pc.index_in(values, value_set=in_order)))
 
     def _sink(self, name: str, key: dict[str, Any], items: int, shards: Reader | None = None) -> Sink:
         if self.store is None:
@@ -112,11 +118,17 @@ class Embedder:
         key |= {"encoder": self.identity, "precision": self.accelerator.mixed_precision}
         return self.store.sink(name, key, items, self.encoder.dimensions, shards)
 
-    def _encode(self, name: str, pieces: list[Piece], sink: Sink, encoded: Iterator[tuple[Tensor, int]]) -> None:
-        """Run every piece through the model and keep each chunk when it is whole."""
+    def _encode(
+        self, name: str, pieces: list[Piece], total: int, sink: Sink, encoded: Iterator[tuple[Tensor, int]]
+    ) -> None:
+        """Run every piece through the model and keep each chunk when it is whole.
+
+        Args:
+            total: items that all processes encode.
+        """
         parts: list[Tensor] = []
         undecodable = 0
-        started, total = time.monotonic(), sum(piece.stop - piece.start for piece in pieces) * world_size()
+        started = time.monotonic()
         shown = self.shows_progress and is_main_process()
         with torch.inference_mode(), progress_bar(shown, shows_speed=True) as progress, self.accelerator.autocast():
             task = progress.add_task(f"embed {name}", total=total)

@@ -1,4 +1,4 @@
-"""Where encoded chunks go: into memory, or into a file that outlives the process (embedding_store.py)."""
+"""Where encoded chunks go: into memory, or into a file that outlives the process (store.py)."""
 
 from typing import Protocol
 

@@ -6,6 +6,7 @@ FOLDER/image-1f6e0c.../key.json      what the digest is of
                        shards.json   when the shards were last written, as far as it is known
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from gcl.distributed import barrier, from_main_process, is_main_process
+from gcl.distributed import barrier, from_main_process, is_main_process, rank
 from gcl.errors import UserError
 from gcl.files import write_text
 from gcl.retrieval.embeddings.chunks import chunk_count, chunk_size
@@ -56,6 +57,10 @@ class EmbeddingStore:
             if shards is not None:
                 check_unchanged(shards, folder / SHARDS)
         barrier()
+        if not (folder / VECTORS).is_file():
+            raise UserError(
+                f"process {rank()} does not see {folder}; embeddings.folder must lie on a disk that all see"
+            )
         return FileSink(folder, items)
 
 
@@ -69,7 +74,9 @@ def prepare(folder: Path, key: dict[str, Any], shape: tuple[int, int], dtype: np
         write_text(folder / KEY, json.dumps(key, indent=1) + "\n")
         temporary = folder / f"{VECTORS}.{os.getpid()}.tmp"
         np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
-        temporary.rename(vectors)
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, vectors)  # never over the file of a command that was quicker
+        temporary.unlink()
     found = open_vectors(vectors)
     if found.shape != shape or found.dtype != dtype:
         raise UserError(f"{vectors} holds {found.dtype} {found.shape} where {dtype} {shape} belongs; remove {folder}")

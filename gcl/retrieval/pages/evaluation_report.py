@@ -153,6 +153,8 @@ def facts_of(result: Result) -> dict[str, str]:
         "regime": facts["regime"] and f"{facts['regime']}, {facts['sample_rows'] or 'all'} rows",
         "asks": sides[0],
         "answers": sides[1],
+        "relevant by": facts.get("relevant"),
+        "graded by": facts.get("weight"),
         "queries": f"{result.metrics['queries']:,}",
         "documents": f"{result.metrics['corpus']:,}",
         "dimensions": facts["dimensions"],

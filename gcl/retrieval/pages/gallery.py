@@ -9,11 +9,13 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from gcl.data.record import IMAGE_FORMATS, Record
+from gcl.retrieval.metrics import DEPTH
 
 PICTURES = 5  # shown of those a query retrieved
 THUMBNAIL = 120  # longer side, pixels
 
-Examples = dict[int, dict[str, dict[str, Any]]]  # step -> query -> its entry in examples.json
+RETRIEVED = ("retrieved_rows", "retrieved_scores", "retrieved_grades")
+Examples = dict[int, dict[str, dict[str, Any]]]  # step -> query -> its row in per_query.parquet
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,14 @@ class Gallery:
         return self._seen[row]
 
     def _query(self, text: str, examples: Examples) -> Query:
-        relevant = examples[max(examples)][text]["relevant"]
+        example = examples[max(examples)][text]
         rows = [self._row(step, by_query[text]) for step, by_query in examples.items() if text in by_query]
-        return Query(text, [self.product(row) for row in relevant[:1]], len(relevant), rows)
+        return Query(text, [self.product(row) for row in example["relevant_rows"][:1]], example["relevant"], rows)
 
     def _row(self, step: int, example: dict[str, Any]) -> Row:
-        relevant, ranked = set(example["relevant"]), example["retrieved"]
-        first = next((rank for rank, hit in enumerate(ranked, start=1) if hit["row"] in relevant), None)
-        hits = [Hit(self.product(hit["row"]), hit["score"], hit["row"] in relevant) for hit in ranked[:PICTURES]]
-        return Row(f"step {step}" if step else "start", hits, first, len(ranked))
+        found = list(zip(*(example[column] for column in RETRIEVED), strict=True))[:PICTURES]
+        hits = [Hit(self.product(row), score, grade > 0) for row, score, grade in found]
+        return Row(f"step {step}" if step else "start", hits, example["first_relevant"] or None, DEPTH)
 
 
 def found(queries: list[Query]) -> dict[str, int]:

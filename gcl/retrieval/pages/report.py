@@ -17,7 +17,7 @@ import yaml
 from gcl.data.record import Record
 from gcl.page import write_page
 from gcl.retrieval.pages.charts import Chart, Series
-from gcl.retrieval.pages.gallery import PICTURES, Gallery, found
+from gcl.retrieval.pages.gallery import PICTURES, RETRIEVED, Gallery, found
 from gcl.retrieval.result import PER_QUERY
 
 REPORT = "report.html"
@@ -153,18 +153,8 @@ def load_examples(table: Path) -> list[dict[str, Any]]:
     """The first queries with what they retrieved: a random sample, the same at every step."""
     if not table.is_file():
         return []
-    queries = pq.read_table(table, columns=["query", "relevant_rows", "retrieved_rows", "retrieved_scores"])
-    return [
-        {
-            "query": row["query"],
-            "relevant": row["relevant_rows"],
-            "retrieved": [
-                {"row": number, "score": score}
-                for number, score in zip(row["retrieved_rows"], row["retrieved_scores"], strict=True)
-            ],
-        }
-        for row in queries.slice(0, EXAMPLES).to_pylist()
-    ]
+    columns = ["query", "relevant", "relevant_rows", "first_relevant", *RETRIEVED]
+    return list(pq.read_table(table, columns=columns).slice(0, EXAMPLES).to_pylist())
 
 
 def load_log(run: Path) -> tuple[list[dict[str, Any]], int]:

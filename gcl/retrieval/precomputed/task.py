@@ -4,6 +4,7 @@ gcl evaluate task=precomputed task.queries=queries.npy task.query_ids=query_ids.
     task.corpus_ids=doc_ids.txt task.qrels=qrels.json output_dir=DIR
 """
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.nn import functional
 from gcl.distributed import gather, is_main_process, rank, world_size
 from gcl.errors import UserError
 from gcl.progress import progress_bar
+from gcl.retrieval.hits import Judgements
 from gcl.retrieval.precomputed.embedding_files import load_embeddings
 from gcl.retrieval.precomputed.id_files import load_ids
 from gcl.retrieval.precomputed.judgement_files import load_judgements
@@ -74,7 +76,7 @@ class PrecomputedTask:
             Questions(ids, texts, document_ids, found.judgements),
             queries.rows(torch.from_numpy(found.asked)),
             corpus,
-            asdict(self),
+            {**asdict(self), "fingerprint": fingerprint(document_ids, query_ids, found.judgements)},
             [*found.warnings, *length_warnings(lengths, self.corpus)],
         )
 
@@ -111,6 +113,16 @@ class UnitVectors:
 
     def _unit(self, rows: Tensor) -> Tensor:
         return functional.normalize(rows[:, : self.dimensions], dim=1)
+
+
+def fingerprint(document_ids: pa.StringArray, query_ids: pa.StringArray, judgements: Judgements) -> str:
+    """A digest of what is asked, searched and relevant, whoever embedded it."""
+    digest = hashlib.sha256()
+    for ids in (document_ids, query_ids):
+        digest.update(pa.record_batch([ids], ["id"]).serialize())
+    for numbers in (judgements.queries, judgements.documents, judgements.grades):
+        digest.update(np.ascontiguousarray(numbers).data)
+    return digest.hexdigest()[:16]
 
 
 def check_count(embeddings: str, rows: int, id_file: str, ids: int) -> None:
