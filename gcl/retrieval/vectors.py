@@ -1,5 +1,6 @@
 """Embeddings by row number, wherever they lie: on a device, or in a file that is larger than memory."""
 
+import mmap
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,10 +60,19 @@ class ArrayVectors:
         return len(self.array)
 
     def block(self, start: int, stop: int) -> Tensor:
-        return torch.from_numpy(self.array[start:stop]).float()
+        return self._read(slice(start, stop))
 
     def rows(self, numbers: Tensor) -> Tensor:
-        return torch.from_numpy(self.array[numbers.cpu().numpy()]).float()
+        return self._read(numbers.cpu().numpy())
+
+    def _read(self, rows: slice | np.ndarray) -> Tensor:
+        values = torch.from_numpy(self.array[rows].astype(np.float32))
+        owner: object = self.array
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        if isinstance(owner, mmap.mmap):  # pages stay in the file cache, but count no longer as this process's
+            owner.madvise(mmap.MADV_DONTNEED)
+        return values
 
 
 @dataclass(frozen=True)
