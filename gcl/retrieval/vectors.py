@@ -10,6 +10,8 @@ from torch import Tensor
 
 from gcl.losses.side import Side, prefix, side_embedding
 
+SCATTERED_ROWS = 512  # of a mapped file, read before their pages are given back
+
 
 class Vectors(Protocol):
     """Embeddings, read in blocks. A row of zeros has none and is never found."""
@@ -60,19 +62,26 @@ class ArrayVectors:
         return len(self.array)
 
     def block(self, start: int, stop: int) -> Tensor:
-        return self._read(slice(start, stop))
+        values = torch.from_numpy(self.array[start:stop].astype(np.float32))
+        self._release()
+        return values
 
     def rows(self, numbers: Tensor) -> Tensor:
-        return self._read(numbers.cpu().numpy())
+        wanted = numbers.cpu().numpy()
+        values = np.empty((len(wanted), self.dimensions), np.float32)
+        # The kernel maps the neighbours of each page that is read too.
+        for start in range(0, len(wanted), SCATTERED_ROWS):
+            values[start : start + SCATTERED_ROWS] = self.array[wanted[start : start + SCATTERED_ROWS]]
+            self._release()
+        return torch.from_numpy(values)
 
-    def _read(self, rows: slice | np.ndarray) -> Tensor:
-        values = torch.from_numpy(self.array[rows].astype(np.float32))
+    def _release(self) -> None:
+        """Give back the file's pages: they stay in the file cache, but count no longer as this process's."""
         owner: object = self.array
         while isinstance(owner, np.ndarray):
             owner = owner.base
-        if isinstance(owner, mmap.mmap):  # pages stay in the file cache, but count no longer as this process's
+        if isinstance(owner, mmap.mmap):
             owner.madvise(mmap.MADV_DONTNEED)
-        return values
 
 
 @dataclass(frozen=True)
