@@ -1,6 +1,5 @@
 """Every encoder gives what the software that made the model gives, and is told apart by what its embeddings need."""
 
-import hashlib
 import io
 import json
 import os
@@ -8,9 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import open_clip
 import pytest
 import tiny_models
 import torch
+from hub_server import COMMIT, hub_server
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -50,7 +48,6 @@ TINY: Settings = {
     "architecture": "package:gcl/models/gcl-tiny.json",
     "siglip_image": True,
 }
-COMMIT = "0" * 40
 KINDS = ("siglip", "siglip2", "clip", "jina_clip", "sentence-transformers", "open_clip")
 LONG = "a hand made wooden toy car with four wheels and a string to pull it " * 20
 TEXTS = ["Red mug, 12 oz", "", "Blue wool sweater", LONG, "été"]
@@ -503,32 +500,8 @@ def hub(folders: dict[str, Path]) -> Iterator[str]:
     facts = {"id": "shop/clip", "sha": COMMIT, "siblings": [{"rfilename": file.name} for file in own]}
     files["/api/models/shop/clip"] = json.dumps(facts).encode()
 
-    class Hub(BaseHTTPRequestHandler):
-        def answer(self) -> bytes:
-            content = files.get(self.path)
-            self.send_response(200 if content else 404)
-            self.send_header("X-Repo-Commit", COMMIT)
-            if content:
-                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            else:
-                self.send_header("X-Error-Code", "EntryNotFound" if "/shop/clip/" in self.path else "RepoNotFound")
-            self.send_header("Content-Length", str(len(content or b"")))
-            self.end_headers()
-            return content or b""
-
-        def do_HEAD(self) -> None:
-            self.answer()
-
-        def do_GET(self) -> None:
-            self.wfile.write(self.answer())
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with hub_server(files.get, lambda path: "/shop/clip/" in path) as address:
+        yield address
 
 
 LOAD_FROM_HUB = """

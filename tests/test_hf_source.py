@@ -7,9 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Sequence, Value
+from hub_server import COMMIT, hub_server
 from PIL import Image as Pillow
 
 from gcl.cli import run_verb
@@ -27,7 +26,6 @@ from gcl.errors import UserError
 MARQO = Features(
     image=Image(), item_ID=Value("string"), query=Value("string"), title=Value("string"), position=Value("int64")
 )
-COMMIT = "0" * 40
 
 
 def jpeg(shade: int) -> bytes:
@@ -272,31 +270,15 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "shop/photos": {"hat/a.jpg": jpeg(1), "shoe/b.jpg": jpeg(2)},
     }
 
-    class Hub(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            known = next((name for name in repositories if name in self.path), None)
-            content = hub_answer(self.path, known, repositories[known]) if known else None
-            self.send_response(404 if content is None else 200)
-            self.send_header("X-Repo-Commit", COMMIT)
-            if content is None:
-                self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
-            else:
-                self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-            self.send_header("Content-Length", str(len(content or b"")))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content or b"")
+    def name_of(path: str) -> str | None:
+        return next((name for name in repositories if name in path), None)
 
-        do_HEAD = do_GET
+    def content_of(path: str) -> bytes | None:
+        name = name_of(path)
+        return hub_answer(path, name, repositories[name]) if name else None
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with hub_server(content_of, lambda path: name_of(path) is not None) as address:
+        yield address
 
 
 def hub_answer(address: str, name: str, files: dict[str, bytes]) -> bytes | None:

@@ -1,16 +1,14 @@
 """Models come from the Hub by name: a server on loopback speaks the Hub's way of resolving files."""
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hub_server import hub_server
 from safetensors.torch import save_file
 
 from gcl.cli import run_verb
@@ -18,7 +16,6 @@ from gcl.export.pt import exported_state
 from gcl.models.dual_encoder import DualEncoder
 from gcl.models.open_clip_start import SIGLIP_IMAGE, build_open_clip
 
-COMMIT = "0" * 40
 TINY = "package:gcl/models/gcl-tiny.json"
 
 
@@ -39,32 +36,8 @@ def hub(start: DualEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "/shop/no-weights/resolve/main/open_clip_config.json": config,
     }
 
-    class Hub(BaseHTTPRequestHandler):
-        def answer(self) -> bytes:
-            content = files.get(self.path)
-            self.send_response(200 if content else 404)
-            self.send_header("X-Repo-Commit", COMMIT)
-            if content:
-                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            else:
-                self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", str(len(content or b"")))
-            self.end_headers()
-            return content or b""
-
-        def do_HEAD(self) -> None:
-            self.answer()
-
-        def do_GET(self) -> None:
-            self.wfile.write(self.answer())
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with hub_server(files.get, lambda path: True) as address:
+        yield address
 
 
 def gcl(hub: str, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -94,8 +67,10 @@ def test_a_model_is_evaluated_by_its_name_on_the_hub(
 
 
 @pytest.mark.parametrize("name", ["shop/no-weights", "shop/absent"])
-def test_a_model_without_weights_on_the_hub_is_refused_in_one_line(hub: str, tmp_path: Path, name: str) -> None:
-    done = gcl(hub, tmp_path / "cache", "evaluate", f"checkpoint=hf-hub:{name}", "data.path=nowhere")
+def test_a_model_without_weights_on_the_hub_is_refused_in_one_line(
+    hub: str, demo_shards: Path, tmp_path: Path, name: str
+) -> None:
+    done = gcl(hub, tmp_path / "cache", "evaluate", f"checkpoint=hf-hub:{name}", f"data.path={demo_shards}")
     assert done.returncode == 2
     assert done.stderr.startswith("gcl: error: ") and len(done.stderr.splitlines()) == 1, done.stderr
     assert name in done.stderr
