@@ -207,6 +207,18 @@ def test_a_row_without_the_right_side_is_never_found() -> None:
     assert result.metrics["corpus"] == 3 and result.metrics["recall@10"] == pytest.approx(2 / 3)
 
 
+def test_the_product_that_asks_is_the_first_of_those_that_are_relevant() -> None:
+    """Of a whole category, a page shows the query's own product as the one that is wanted."""
+    vectors = torch.nn.functional.normalize(torch.eye(4) + 0.1)
+    embeddings = RowEmbeddings(None, {"title": vectors, "image": vectors})  # type: ignore[arg-type]
+    rows = [{"item_id": str(number), "title": f"title {number}", "kind": "hat"} for number in range(4)]
+    task, kinds = RetrievalTask({"title": 1.0}, relevant="kind"), {"title": "text", "image": "image"}
+    result = evaluate_task(task, embeddings, Rows(table_of(rows, None)), kinds, {}, torch.device("cpu"))
+    first = {row["query"]: row["relevant_rows"][0] for row in result.queries.to_pylist()}
+    assert first == {f"title {number}": number for number in range(4)}
+    assert result.facts["relevant"] == "kind" and result.metrics["recall@10"] == 1
+
+
 @pytest.mark.parametrize("folder", ["/", "/tmp", "."])
 def test_a_folder_that_is_no_run_gives_one_line(folder: str) -> None:
     with pytest.raises(UserError, match="is no run and no complete checkpoint"):

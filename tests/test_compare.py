@@ -274,6 +274,16 @@ def test_a_training_run_with_results_by_query_is_tested(tmp_path: Path) -> None:
     assert table.p_values["run"]["map"] < 0.001
 
 
+def test_another_rule_of_relevance_is_another_question(tmp_path: Path) -> None:
+    for name, rule in (("a", "category"), ("b", "gender")):
+        folder = write(tmp_path / name, name, [0.5, 0.6])
+        facts = json.loads((folder / "evaluation.json").read_text())
+        write_json(folder / "evaluation.json", {**facts, "relevant": rule})
+    comparison = compare([tmp_path / "a", tmp_path / "b"], None, None)
+    assert [models(table) for table in comparison.tables] == [["a"], ["b"]]
+    assert not any(gains.by_metric for gains in comparison.gains)
+
+
 def test_two_results_of_a_model_are_both_kept_under_names_of_their_own(tmp_path: Path) -> None:
     for seed in ("one", "two"):
         write(tmp_path / seed / "title", "same", [0.5, 0.6])
