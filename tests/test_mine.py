@@ -29,7 +29,7 @@ from gcl.data.order import SampleOrder
 from gcl.data.shards import ShardReader
 from gcl.errors import UserError
 from gcl.losses.pair import Pair
-from gcl.retrieval import hard_negatives, search
+from gcl.retrieval import hard_negatives
 from gcl.retrieval.embeddings.row_embeddings import RowEmbeddings
 from gcl.retrieval.embeddings.rows import Rows, table_of
 from gcl.retrieval.hard_negatives import Mined, Sides, search_negatives
@@ -86,7 +86,7 @@ CASES = [("reals", 0.95), ("reals", 0.5), ("ties", 0.5), ("ties", 1.0)]
 def test_the_list_is_what_a_sort_of_all_scores_gives(
     monkeypatch: pytest.MonkeyPatch, kind: str, margin: float, corpus_block: int
 ) -> None:
-    monkeypatch.setattr(search, "CORPUS_BLOCK", corpus_block)
+    monkeypatch.setattr(hard_negatives, "CORPUS_BLOCK", corpus_block)
     monkeypatch.setattr(hard_negatives, "QUERY_BLOCK", 8)
     sides = random_sides(kind, margin)
     numbers, false_negatives = expected_negatives(sides)

@@ -18,10 +18,11 @@ from torch.nn import functional
 
 from gcl.distributed import rank, world_size
 from gcl.errors import UserError
-from gcl.retrieval import bounded_products, candidates, exact_scores, scan
+from gcl.retrieval import bounded_products, candidates, exact_scores, hard_negatives, scan
 from gcl.retrieval import search as search_module
 from gcl.retrieval.bounded_products import BoundedProducts, product_type
-from gcl.retrieval.search import search, search_block, search_on_all_processes
+from gcl.retrieval.hard_negatives import search_block
+from gcl.retrieval.search import search, search_on_all_processes
 from gcl.retrieval.selection import best, highest, places_above
 from gcl.retrieval.vectors import ArrayVectors, TensorVectors, Vectors
 
@@ -278,7 +279,7 @@ def test_no_value_above_its_threshold_is_missed(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("corpus_block", [7, 1000])
 def test_what_a_mask_takes_out_is_found_last(monkeypatch: pytest.MonkeyPatch, corpus_block: int) -> None:
-    monkeypatch.setattr(search_module, "CORPUS_BLOCK", corpus_block)
+    monkeypatch.setattr(hard_negatives, "CORPUS_BLOCK", corpus_block)
     queries, corpus = integers(0, 5), integers(1, 40)
     allowed = torch.from_numpy(np.random.default_rng(2).random((5, 40)) < 0.5)
 

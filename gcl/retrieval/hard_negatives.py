@@ -4,6 +4,7 @@ A row's hardest negatives are the rows whose right side scores highest against i
 its own right side are left out: NV-Retriever's TopK-PercPos (arXiv 2407.15831).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,13 @@ from rich.progress import Progress
 from torch import Tensor
 
 from gcl.distributed import gather, rank, world_size
-from gcl.retrieval.search import QUERY_BLOCK, search_block
+from gcl.retrieval.selection import best
+
+# (scores of a block of documents, number of its first) -> the scores, -inf where a document may not be found
+Mask = Callable[[Tensor, int], Tensor]
+
+QUERY_BLOCK = 256
+CORPUS_BLOCK = 65_536
 
 
 @dataclass
@@ -92,3 +99,20 @@ def own_share(count: int) -> np.ndarray:
     """The contiguous numbers below `count` that are this process's; the last ones repeat, so that shares are equal."""
     share = -(-count // world_size())
     return np.arange(rank() * share, (rank() + 1) * share).clip(max=count - 1)
+
+
+def search_block(queries: Tensor, corpus: Tensor, depth: int, mask: Mask | None = None) -> tuple[Tensor, Tensor]:
+    """The `depth` highest inner products of a few queries that a mask leaves, over blocks of the corpus.
+
+    Args:
+        queries: (queries, dimensions) float32.
+        corpus: (documents, dimensions) float32.
+    """
+    scores = queries.new_empty(len(queries), 0)
+    numbers = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for start in range(0, len(corpus), CORPUS_BLOCK):
+        block = queries @ corpus[start : start + CORPUS_BLOCK].T
+        block = mask(block, start) if mask else block
+        columns = torch.arange(start, start + block.shape[1], device=queries.device).expand_as(block)
+        scores, numbers = best(torch.cat([scores, block], 1), torch.cat([numbers, columns], 1), depth)
+    return scores, numbers

@@ -38,9 +38,7 @@ def evaluate_model(
     if is_main_process():
         make_folder(folder, "embeddings.folder")
     if own := [name for name in task.left if name in task.right and is_main_process()]:
-        print(
-            f"gcl: warning: {own[0]} asks and answers: a query finds its product by its own text", file=sys.stderr
-        )
+        print(f"gcl: warning: {own[0]} asks and answers: a query finds its product by its own text", file=sys.stderr)
     embedder = build_embedder(loaded, reader, task.columns, accelerator, settings, folder)
     facts = {"model": loaded.encoder.name, "identity": embedder.identity, "task": name, "data": described(reader)}
     with torch.inference_mode():

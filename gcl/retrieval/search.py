@@ -1,7 +1,5 @@
 """Exact search: the best documents of each query, block by block."""
 
-from collections.abc import Callable
-
 import torch
 from rich.progress import Progress
 from torch import Tensor
@@ -12,11 +10,6 @@ from gcl.retrieval.scan import BLOCK, Scan
 from gcl.retrieval.selection import best
 from gcl.retrieval.vectors import Vectors
 
-# (scores of a block of documents, number of its first) -> the scores, -inf where a document may not be found
-Mask = Callable[[Tensor, int], Tensor]
-
-QUERY_BLOCK = 256
-CORPUS_BLOCK = 65_536
 GROUP_BYTES = 1 << 30  # for the queries that are searched together; more of them read the corpus again
 MERGED_BYTES = 1 << 27  # for what is gathered at once from all processes
 
@@ -92,20 +85,3 @@ def joined(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     scores, numbers = (torch.cat(parts) for parts in zip(*found, strict=True))
     depth = int((numbers >= 0).any(0).sum())
     return scores[:, :depth], numbers[:, :depth]
-
-
-def search_block(queries: Tensor, corpus: Tensor, depth: int, mask: Mask | None = None) -> tuple[Tensor, Tensor]:
-    """The `depth` highest inner products of a few queries that a mask leaves, over blocks of the corpus.
-
-    Args:
-        queries: (queries, dimensions) float32.
-        corpus: (documents, dimensions) float32.
-    """
-    scores = queries.new_empty(len(queries), 0)
-    numbers = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for start in range(0, len(corpus), CORPUS_BLOCK):
-        block = queries @ corpus[start : start + CORPUS_BLOCK].T
-        block = mask(block, start) if mask else block
-        columns = torch.arange(start, start + block.shape[1], device=queries.device).expand_as(block)
-        scores, numbers = best(torch.cat([scores, block], 1), torch.cat([numbers, columns], 1), depth)
-    return scores, numbers
