@@ -26,10 +26,11 @@ from gcl.data.sources.demo import DemoSource
 from gcl.encoders.open_clip_encoder import OpenClipEncoder
 from gcl.errors import UserError
 from gcl.models.open_clip_start import build_open_clip
-from gcl.retrieval.embeddings import chunks
+from gcl.retrieval.embeddings import chunks, store
 from gcl.retrieval.embeddings.chunks import own_pieces
 from gcl.retrieval.embeddings.embed import Embedder, check_undecodable
 from gcl.retrieval.embeddings.row_embeddings import embed_rows
+from gcl.retrieval.embeddings.row_store import stored_rows
 from gcl.retrieval.embeddings.rows import load_rows
 from gcl.retrieval.embeddings.store import DONE, EmbeddingStore
 from gcl.retrieval.evaluate import evaluate_task
@@ -171,6 +172,29 @@ def test_a_shard_that_was_changed_in_place_is_noticed(tmp_path: Path) -> None:
     tar.write_bytes(content)
     with pytest.raises(UserError, match=r"train-000000.tar is not the shard that manifest.json describes"):
         all_vectors(embedder_of(shards, Accelerator(cpu=True), store))
+
+
+def test_texts_of_a_shard_that_was_changed_in_place_are_not_taken_for_the_old(tmp_path: Path) -> None:
+    shards = other_shards(tmp_path / "shards", 0)
+    stored_rows(ShardReader(shards, "train"), ["title"], tmp_path / "store", workers=0)
+    (tar,) = shards.glob("train-*.tar")
+    tar.write_bytes(tar.read_bytes().replace(b'"title": "', b'"title": "_', 1)[: tar.stat().st_size])
+    with pytest.raises(UserError, match=r"train-000000.tar is not the shard that manifest.json describes"):
+        stored_rows(ShardReader(shards, "train"), ["title"], tmp_path / "store", workers=0)
+
+
+def test_a_command_that_comes_second_keeps_what_the_first_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both saw no file yet: the second's empty one must not take the place of the first's."""
+    shape, folder = (128, 4), tmp_path / "image-0"
+    store.prepare(folder, {}, shape, np.dtype("float32"))
+    first = store.FileSink(folder, shape[0])
+    first.write(0, torch.ones(shape), 0)
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: iter([]))
+    store.prepare(folder, {}, shape, np.dtype("float32"))
+    assert (np.load(folder / "vectors.npy") == 1).all()
 
 
 def test_shards_written_anew_in_the_same_place_are_embedded_anew(tmp_path: Path) -> None:

@@ -27,11 +27,13 @@ def evaluate_model(
     """Embed what the task needs of a split and measure (all ranks participate)."""
     if settings.checkpoint is None:
         raise UserError("checkpoint must be set: a run, a checkpoint folder or file, or a published model's name")
-    if settings.data.path is not None:  # before any weight is loaded
-        build_reader(settings.data.path, settings.data.split, settings.data.corpus).split_fields(task.columns)
+    reader = None
+    if settings.data.path is not None:  # checked before any weight is loaded
+        reader = build_reader(settings.data.path, settings.data.split, settings.data.corpus)
+        reader.split_fields(task.columns)
     loaded = load_encoder(settings.checkpoint, model, settings.trust_remote_code)
     task.check_dimensions(loaded.encoder.dimensions)
-    reader = reader_of(loaded, settings.checkpoint, settings.data)
+    reader = reader or reader_of(loaded, settings.checkpoint, settings.data)
     reader.split_fields(task.columns)
     accelerator = start_processes(precision_of(loaded, settings.precision))
     folder = Path(settings.embeddings.folder).expanduser()
