@@ -6,7 +6,6 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType
 from torch import nn
-from transformers.integrations import unset_hf_deepspeed_config
 
 from gcl.errors import UserError
 
@@ -70,6 +69,8 @@ def configure(accelerator: Accelerator, precision: str, batch_size: int, grad_cl
     if is_used(accelerator):
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         fill_in(settings, precision, batch_size, accelerator.num_processes, grad_clip_norm)
+        from transformers.integrations import unset_hf_deepspeed_config  # noqa: PLC0415  # slow to import
+
         # With it set, transformers builds a text tower in ZeRO-3's pieces, and no weights can be loaded into them.
         unset_hf_deepspeed_config()
 

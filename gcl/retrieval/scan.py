@@ -13,7 +13,7 @@ from gcl.retrieval.exact_scores import exact_scores
 from gcl.retrieval.selection import highest
 from gcl.retrieval.vectors import Vectors
 
-BLOCK = 4096  # documents multiplied at once
+BLOCK = 3072  # documents multiplied at once
 SAMPLED_SHARE = 1 / 12  # of the documents; none of a range whose share is less than a block
 MOST_SAMPLED = 65_536
 SAFETY = 4  # standard deviations between the depth and the place in the sample that stands for it
